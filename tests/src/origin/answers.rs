@@ -1,0 +1,168 @@
+//! The origin's answers, honest and otherwise.
+
+use super::behaviour::Behaviour;
+use super::store::result;
+use super::{Body, Seen, State, World};
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Limited};
+use hyper::body::Incoming;
+use samovar_wire::orders::{
+    Batch, BatchAnswer, HEADER_DEVICE, HEADER_NONCE, HEADER_ORIGIN, IncomingOrder, OrderResult, Outcome,
+};
+use samovar_wire::problem::{self, Problem};
+use std::io;
+
+/// Larger than any batch an agent may make: 500 orders of 256 KiB would be, but nobody sends those.
+const MAX_REQUEST: usize = 64 * 1024 * 1024;
+
+/// One answer; an error cuts the connection without one.
+pub(super) async fn answer(world: &World, request: Request<Incoming>) -> io::Result<Response<Body>> {
+    let path = request.uri().path().to_owned();
+    match (request.method(), path.as_str()) {
+        (&Method::POST, "/v1/orders:batch") => batch(world, request).await,
+        (&Method::GET, "/.samovar/health") => Ok(health(world)),
+        (&Method::GET, "/.samovar/echo204") => {
+            let nonce = request.headers().get(HEADER_NONCE).cloned();
+            let mut echo = plain(204);
+            if let Some(nonce) = nonce {
+                echo.headers_mut().insert(HEADER_NONCE, nonce);
+            }
+            Ok(echo)
+        }
+        _ => Ok(refusal(404, None)),
+    }
+}
+
+fn health(world: &World) -> Response<Body> {
+    let portal = matches!(world.lock().always, Behaviour::Portal);
+    if portal {
+        return html();
+    }
+    if !world.lock().healthy {
+        return refusal(503, None);
+    }
+    let mut healthy = plain(204);
+    if let Ok(name) = world.name.parse() {
+        healthy.headers_mut().insert(HEADER_ORIGIN, name);
+    }
+    healthy
+}
+
+async fn batch(world: &World, request: Request<Incoming>) -> io::Result<Response<Body>> {
+    let (parts, body) = request.into_parts();
+    if parts.headers.contains_key("content-encoding") {
+        return Ok(refusal(415, None));
+    }
+    let body = Limited::new(body, MAX_REQUEST).collect().await.map_err(io::Error::other)?.to_bytes();
+    let Ok(batch) = serde_json::from_slice::<Batch>(&body) else {
+        return Ok(refusal(400, None));
+    };
+    let (behaviour, results) = decide(&mut world.lock(), &parts.headers, &batch);
+    match behaviour {
+        Behaviour::Drop | Behaviour::CommitThenDrop => Err(io::Error::other("scripted")),
+        Behaviour::Stall | Behaviour::CommitThenStall => std::future::pending().await,
+        Behaviour::Status { status, retry_after_s } => Ok(refusal(status, retry_after_s)),
+        Behaviour::Portal => Ok(html()),
+        Behaviour::Redirect => {
+            let mut redirect = plain(302);
+            let place = http::HeaderValue::from_static("http://127.0.0.1:1/login");
+            redirect.headers_mut().insert(http::header::LOCATION, place);
+            Ok(redirect)
+        }
+        Behaviour::EmptyObject => Ok(json(200, "application/json", b"{}".to_vec())),
+        Behaviour::RefuseBatchWith(text) if contains(&batch, text) => Ok(refusal(400, None)),
+        Behaviour::AtMost(orders) if batch.orders.len() > orders => Ok(refusal(413, None)),
+        Behaviour::WrongBatchId => Ok(settle("another-batch", results)),
+        _ => Ok(settle(&batch.batch, results)),
+    }
+}
+
+/// Chooses the behaviour, records what it records, and makes the results: all under one lock.
+fn decide(state: &mut State, headers: &http::HeaderMap, batch: &Batch) -> (Behaviour, Vec<OrderResult>) {
+    let behaviour = state.next.pop_front().unwrap_or_else(|| state.always.clone());
+    let header = |name: &str| headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or("").to_owned();
+    state.requests.push(Seen {
+        host: header("host"),
+        headers: headers.keys().map(|name| (name.as_str().to_owned(), header(name.as_str()))).collect(),
+        keys: batch.orders.iter().map(|order| order.key.clone()).collect(),
+        behaviour: behaviour.clone(),
+    });
+    let device = header(HEADER_DEVICE);
+    let mut results = Vec::new();
+    for (at, order) in batch.orders.iter().enumerate() {
+        results.extend(one(state, &behaviour, &device, batch, at, order));
+    }
+    if behaviour == Behaviour::StrayResults {
+        let stray = |n: u32| OrderResult {
+            id: format!("018f0000-0000-7000-8000-00000000000{n}"),
+            status: Outcome::Rejected,
+            code: None,
+            detail: None,
+            retry_after_s: None,
+        };
+        results.extend([stray(1), stray(2)]);
+    }
+    (behaviour, results)
+}
+
+fn one(
+    state: &mut State,
+    behaviour: &Behaviour,
+    device: &str,
+    batch: &Batch,
+    at: usize,
+    order: &IncomingOrder,
+) -> Option<OrderResult> {
+    match behaviour {
+        Behaviour::RejectOrdersWith(text) if order.body.get().contains(text) => {
+            Some(result(order, Outcome::Rejected, Some("poison")))
+        }
+        Behaviour::RefuseBatchWith(text) if contains(batch, text) => None,
+        Behaviour::AtMost(orders) if batch.orders.len() > *orders => None,
+        Behaviour::RefuseBatchWith(_) | Behaviour::AtMost(_) => Some(state.store.record(device, order)),
+        Behaviour::AnswerOnlyFirst if at == 0 => Some(state.store.record(device, order)),
+        Behaviour::RetryAll { retry_after_s } => Some(OrderResult {
+            retry_after_s: Some(*retry_after_s),
+            ..result(order, Outcome::Retry, Some("busy"))
+        }),
+        behaviour if behaviour.records() => Some(state.store.record(device, order)),
+        _ => None,
+    }
+}
+
+fn contains(batch: &Batch, text: &str) -> bool {
+    batch.orders.iter().any(|order| order.body.get().contains(text))
+}
+
+fn settle(batch: &str, results: Vec<OrderResult>) -> Response<Body> {
+    let answer = BatchAnswer { batch: batch.to_owned(), server_time: None, results };
+    json(200, "application/json", serde_json::to_vec(&answer).unwrap_or_default())
+}
+
+fn refusal(status: u16, retry_after_s: Option<u64>) -> Response<Body> {
+    let problem = Problem::new(status, "scripted", "this origin was told to answer so");
+    let bytes = serde_json::to_vec(&problem).unwrap_or_default();
+    let mut answer = json(status, problem::CONTENT_TYPE, bytes);
+    if let Some(seconds) = retry_after_s {
+        answer.headers_mut().insert(http::header::RETRY_AFTER, seconds.into());
+    }
+    answer
+}
+
+fn html() -> Response<Body> {
+    json(200, "text/html", b"<html><body>Welcome! Please accept the terms to use the Wi-Fi.</body></html>".to_vec())
+}
+
+fn json(status: u16, media_type: &'static str, bytes: Vec<u8>) -> Response<Body> {
+    let mut answer = plain(status);
+    *answer.body_mut() = Body::from(Bytes::from(bytes));
+    answer.headers_mut().insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static(media_type));
+    answer
+}
+
+fn plain(status: u16) -> Response<Body> {
+    let mut answer = Response::new(Body::default());
+    *answer.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    answer
+}

@@ -1,0 +1,67 @@
+//! What an origin can be told to do to a batch.
+
+/// One way to treat a batch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Behaviour {
+    /// Keeps the contract.
+    Honest,
+    /// Records the orders, then cuts the connection instead of answering.
+    CommitThenDrop,
+    /// Records the orders, then never answers.
+    CommitThenStall,
+    /// Neither records nor answers.
+    Stall,
+    /// Cuts the connection before recording anything.
+    Drop,
+    /// Answers a status with a problem document and records nothing.
+    Status {
+        /// The status.
+        status: u16,
+        /// `Retry-After`, in seconds.
+        retry_after_s: Option<u64>,
+    },
+    /// Answers 400 to every batch in which a body contains this text; honest to others.
+    RefuseBatchWith(&'static str),
+    /// Answers 413 to every batch of more orders than this; honest to others.
+    AtMost(usize),
+    /// Answers `rejected` for orders whose body contains this text; honest to others.
+    RejectOrdersWith(&'static str),
+    /// A captive portal: 200 with a page of HTML.
+    Portal,
+    /// 302 to another place.
+    Redirect,
+    /// Records the orders and answers with another batch's id.
+    WrongBatchId,
+    /// A 200 with `{}`: JSON, but no batch.
+    EmptyObject,
+    /// Records and answers for the first order only.
+    AnswerOnlyFirst,
+    /// Records all, answers `retry` for all with a delay.
+    RetryAll {
+        /// Not before so many seconds.
+        retry_after_s: u64,
+    },
+    /// Honest, with results for orders that were never sent.
+    StrayResults,
+}
+
+impl Behaviour {
+    /// Whether the orders of the batch are recorded.
+    pub(super) const fn records(&self) -> bool {
+        matches!(
+            self,
+            Self::Honest
+                | Self::CommitThenDrop
+                | Self::CommitThenStall
+                | Self::WrongBatchId
+                | Self::StrayResults
+                | Self::RejectOrdersWith(_)
+        )
+    }
+
+    /// A plain status without a delay.
+    #[must_use]
+    pub const fn status(status: u16) -> Self {
+        Self::Status { status, retry_after_s: None }
+    }
+}

@@ -1,0 +1,213 @@
+//! An origin in this process (contracts §2), honest until told otherwise.
+//!
+//! ```text
+//! request ──► behaviour? ──honest──► store (key → sha256, one lock = one transaction) ──► results
+//!                 └─► drop, stall, status, portal, wrong batch id, … before or after the store
+//! ```
+//!
+//! It keeps what it was sent after it was stopped, as a database would, and comes back on the same port.
+
+mod answers;
+mod behaviour;
+mod store;
+
+pub use behaviour::Behaviour;
+pub use store::{Held, Store};
+
+use anyhow::{Context, Result};
+use bytes::Bytes;
+use http::Request;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::{JoinHandle, JoinSet};
+
+/// What an origin has seen; shared by the story and the connections.
+pub struct World {
+    /// Its name in the route table.
+    pub name: String,
+    state: Mutex<State>,
+}
+
+struct State {
+    store: Store,
+    always: Behaviour,
+    next: VecDeque<Behaviour>,
+    requests: Vec<Seen>,
+    healthy: bool,
+}
+
+/// One batch request as it came in, whatever became of it.
+#[derive(Debug, Clone)]
+pub struct Seen {
+    /// `Host` of the request.
+    pub host: String,
+    /// Headers by lower-case name.
+    pub headers: Vec<(String, String)>,
+    /// Keys in the batch.
+    pub keys: Vec<String>,
+    /// What the origin did.
+    pub behaviour: Behaviour,
+}
+
+impl Seen {
+    /// A header; empty when absent.
+    #[must_use]
+    pub fn header(&self, name: &str) -> &str {
+        self.headers.iter().find(|(n, _)| n == name).map_or("", |(_, value)| value)
+    }
+}
+
+impl World {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One origin of a story.
+pub struct Origin {
+    world: Arc<World>,
+    address: SocketAddr,
+    accepting: Option<JoinHandle<()>>,
+}
+
+impl Origin {
+    /// Starts an origin on a free port.
+    ///
+    /// # Errors
+    /// When there is no free port.
+    pub async fn start(name: &str) -> Result<Self> {
+        let state = State {
+            store: Store::default(),
+            always: Behaviour::Honest,
+            next: VecDeque::new(),
+            requests: Vec::new(),
+            healthy: true,
+        };
+        let world = Arc::new(World { name: name.into(), state: Mutex::new(state) });
+        let listener = TcpListener::bind("127.0.0.1:0").await.context("no free port")?;
+        let address = listener.local_addr().context("a listener without an address")?;
+        let accepting = Some(tokio::spawn(accept(listener, world.clone())));
+        Ok(Self { world, address, accepting })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.world.name
+    }
+
+    /// Stops answering: connections are cut, the port is closed, the data stay.
+    pub async fn stop(&mut self) {
+        if let Some(accepting) = self.accepting.take() {
+            accepting.abort();
+            let _ = accepting.await;
+        }
+    }
+
+    /// Comes back on the same port.
+    ///
+    /// # Errors
+    /// When the port was taken meanwhile.
+    pub async fn restart(&mut self) -> Result<()> {
+        let listener = TcpListener::bind(self.address).await.context("the origin's port was taken")?;
+        self.accepting = Some(tokio::spawn(accept(listener, self.world.clone())));
+        Ok(())
+    }
+
+    /// From now on every batch is treated so.
+    pub fn always(&self, behaviour: Behaviour) {
+        self.world.lock().always = behaviour;
+    }
+
+    /// The next batch is treated so; several queue up.
+    pub fn once(&self, behaviour: Behaviour) {
+        self.world.lock().next.push_back(behaviour);
+    }
+
+    /// Whether the health check says yes.
+    pub fn set_healthy(&self, healthy: bool) {
+        self.world.lock().healthy = healthy;
+    }
+
+    /// The batches seen so far.
+    #[must_use]
+    pub fn requests(&self) -> Vec<Seen> {
+        self.world.lock().requests.clone()
+    }
+
+    /// How many batches came in so far.
+    #[must_use]
+    pub fn request_count(&self) -> usize {
+        self.world.lock().requests.len()
+    }
+
+    /// Looks at what it holds.
+    pub fn store<T>(&self, look: impl FnOnce(&Store) -> T) -> T {
+        look(&self.world.lock().store)
+    }
+
+    /// How many orders it holds.
+    #[must_use]
+    pub fn orders(&self) -> usize {
+        self.store(Store::len)
+    }
+
+    /// Whether it holds an order of that key.
+    #[must_use]
+    pub fn holds(&self, key: &str) -> bool {
+        self.store(|store| store.get(key).is_some())
+    }
+
+    /// Puts an order with other content under a device's key, as another till's mistake would.
+    pub fn occupy(&self, device: &str, key: &str) {
+        self.world.lock().store.occupy(device, key);
+    }
+}
+
+impl Drop for Origin {
+    fn drop(&mut self) {
+        if let Some(accepting) = self.accepting.take() {
+            accepting.abort();
+        }
+    }
+}
+
+/// Connections live in this task's set, so that stopping the task cuts them all.
+async fn accept(listener: TcpListener, world: Arc<World>) {
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => drop(connections.spawn(serve(stream, world.clone()))),
+                // Out of descriptors: wait for one to be freed.
+                Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+            },
+            Some(_) = connections.join_next() => {}
+        }
+    }
+}
+
+async fn serve(stream: TcpStream, world: Arc<World>) {
+    let _ = stream.set_nodelay(true);
+    let service = service_fn(move |request: Request<Incoming>| {
+        let world = world.clone();
+        async move { answers::answer(&world, request).await }
+    });
+    // An error is a cut connection: scripted, or the agent's own doing. Neither is the origin's business.
+    let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+}
+
+/// The body of an answer.
+pub(crate) type Body = http_body_util::Full<Bytes>;

@@ -1,0 +1,118 @@
+//! What an origin holds: one order per device and key, with the digest that makes a repeat a duplicate.
+
+use samovar_wire::orders::{IncomingOrder, OrderResult, Outcome};
+use std::collections::BTreeMap;
+
+/// One order that is held.
+#[derive(Debug, Clone)]
+pub struct Held {
+    /// Digest of the body.
+    pub sha256: String,
+    /// The body, byte for byte.
+    pub body: String,
+    /// The till's number.
+    pub order_no: String,
+    /// Place in the device's ledger.
+    pub seq: u64,
+    /// User data location.
+    pub udl: String,
+    /// Place in the order in which this origin recorded them.
+    pub recorded: usize,
+}
+
+/// All orders of one origin.
+#[derive(Debug, Default)]
+pub struct Store {
+    orders: BTreeMap<(String, String), Held>,
+    duplicates: u64,
+    broken_digests: Vec<String>,
+}
+
+impl Store {
+    /// How many orders are held.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.orders.len()
+    }
+
+    /// Whether none is held.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.orders.is_empty()
+    }
+
+    /// The order of a key, whichever device sent it.
+    #[must_use]
+    pub fn get(&self, key: &str) -> Option<&Held> {
+        self.orders.iter().find(|((_, held), _)| held == key).map(|(_, order)| order)
+    }
+
+    /// Every order by (device, key).
+    #[must_use]
+    pub const fn orders(&self) -> &BTreeMap<(String, String), Held> {
+        &self.orders
+    }
+
+    /// How often an order came again.
+    #[must_use]
+    pub const fn duplicates(&self) -> u64 {
+        self.duplicates
+    }
+
+    /// Keys whose digest did not match their body.
+    #[must_use]
+    pub fn broken_digests(&self) -> &[String] {
+        &self.broken_digests
+    }
+
+    pub(super) fn occupy(&mut self, device: &str, key: &str) {
+        let held = Held {
+            sha256: "0".repeat(64),
+            body: "{}".into(),
+            order_no: key.into(),
+            seq: 0,
+            udl: String::new(),
+            recorded: self.orders.len(),
+        };
+        self.orders.insert((device.into(), key.into()), held);
+    }
+
+    /// Records one order and says what became of it.
+    pub(super) fn record(&mut self, device: &str, order: &IncomingOrder) -> OrderResult {
+        if !order.digest_matches() {
+            self.broken_digests.push(order.key.clone());
+            return result(order, Outcome::Rejected, Some("digest"));
+        }
+        let place = (device.to_owned(), order.key.clone());
+        match self.orders.get(&place) {
+            Some(held) if held.sha256 == order.sha256 => {
+                self.duplicates += 1;
+                result(order, Outcome::Duplicate, None)
+            }
+            Some(_) => result(order, Outcome::Conflict, Some("key-reused")),
+            None => {
+                let held = Held {
+                    sha256: order.sha256.clone(),
+                    body: order.body.get().to_owned(),
+                    order_no: order.order_no.clone(),
+                    seq: order.seq,
+                    udl: order.udl.clone().unwrap_or_default(),
+                    recorded: self.orders.len(),
+                };
+                self.orders.insert(place, held);
+                result(order, Outcome::Settled, None)
+            }
+        }
+    }
+}
+
+/// A result with a code.
+pub(super) fn result(order: &IncomingOrder, status: Outcome, code: Option<&str>) -> OrderResult {
+    OrderResult {
+        id: order.id.clone(),
+        status,
+        code: code.map(ToOwned::to_owned),
+        detail: code.map(|code| format!("the origin says {code}")),
+        retry_after_s: None,
+    }
+}
