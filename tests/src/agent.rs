@@ -213,7 +213,8 @@ impl Agent {
         let log = self.home.path().join("agent.log");
         let mut process = Process::start(&mut self.command()?, &log)?;
         let run = announced(&mut process, &self.data().join("run.json"), READY).await?;
-        let base = run.get("local_api").and_then(|url| url.as_str()).context("run.json has no `local_api`")?;
+        let base =
+            run.get("local_api").and_then(|url| url.as_str()).context("run.json has no `local_api`")?;
         let pid = run.get("pid").and_then(serde_json::Value::as_u64).context("run.json has no `pid`")?;
         self.api = Some((LocalApi::new(base)?, u32::try_from(pid)?));
         self.process = Some(process);

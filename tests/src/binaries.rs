@@ -41,7 +41,8 @@ pub fn directory() -> Result<PathBuf> {
     let own = std::env::current_exe().context("cannot find the path of this program")?;
     let directory = own.parent().context("this program has no directory")?;
     // Test programs lie one level deeper, in `deps`.
-    let directory = if directory.ends_with("deps") { directory.parent().unwrap_or(directory) } else { directory };
+    let directory =
+        if directory.ends_with("deps") { directory.parent().unwrap_or(directory) } else { directory };
     Ok(directory.to_owned())
 }
 

@@ -32,7 +32,8 @@ impl Broker {
         for _ in 0..5 {
             let address = free_address().await?;
             let config = configuration(address, &home);
-            std::fs::write(home.path().join("mosquitto.conf"), config).context("cannot write mosquitto.conf")?;
+            std::fs::write(home.path().join("mosquitto.conf"), config)
+                .context("cannot write mosquitto.conf")?;
             match launch(&home, address).await {
                 Ok(process) => return Ok(Self { process: Some(process), address, home }),
                 Err(error) => last = Some(error),

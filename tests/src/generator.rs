@@ -152,7 +152,8 @@ mod tests {
         let refunds: Vec<_> = orders.iter().filter(|order| order.depends_on.is_some()).collect();
         assert!((20..120).contains(&refunds.len()), "{}", refunds.len());
         for refund in refunds {
-            let sale = orders.iter().find(|order| Some(&order.order_no) == refund.depends_on.as_ref()).unwrap();
+            let sale =
+                orders.iter().find(|order| Some(&order.order_no) == refund.depends_on.as_ref()).unwrap();
             assert!(sale.at_s <= refund.at_s && sale.depends_on.is_none());
         }
     }

@@ -178,8 +178,10 @@ impl LocalApi {
     pub async fn orders_in(&self, state: &str) -> Result<Vec<Value>> {
         let (mut all, mut after) = (Vec::new(), 0);
         loop {
-            let page = self.get_json(&format!("/v1/orders?state={state}&after_seq={after}&limit=200")).await?;
-            let page = page.get("orders").and_then(Value::as_array).context("a page has no `orders`")?.clone();
+            let page =
+                self.get_json(&format!("/v1/orders?state={state}&after_seq={after}&limit=200")).await?;
+            let page =
+                page.get("orders").and_then(Value::as_array).context("a page has no `orders`")?.clone();
             let Some(last) = page.last() else { return Ok(all) };
             let seq = last.get("seq").and_then(Value::as_u64).context("a record has no `seq`")?;
             if seq <= after {

@@ -99,7 +99,8 @@ async fn carry(near: TcpStream, upstream: SocketAddr, mut line: watch::Receiver<
 async fn pump(mut from: tcp::OwnedReadHalf, mut to: tcp::OwnedWriteHalf, mut line: watch::Receiver<Line>) {
     let mut buffer = vec![0; 16 * 1024];
     while let Ok(count @ 1..) = from.read(&mut buffer).await {
-        if line.wait_for(|line| *line == Line::Open).await.is_err() || to.write_all(&buffer[..count]).await.is_err()
+        if line.wait_for(|line| *line == Line::Open).await.is_err()
+            || to.write_all(&buffer[..count]).await.is_err()
         {
             break;
         }

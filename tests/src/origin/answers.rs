@@ -87,6 +87,7 @@ fn decide(state: &mut State, headers: &http::HeaderMap, batch: &Batch) -> (Behav
         headers: headers.keys().map(|name| (name.as_str().to_owned(), header(name.as_str()))).collect(),
         keys: batch.orders.iter().map(|order| order.key.clone()).collect(),
         behaviour: behaviour.clone(),
+        at: std::time::Instant::now(),
     });
     let device = header(HEADER_DEVICE);
     let mut results = Vec::new();
@@ -151,7 +152,11 @@ fn refusal(status: u16, retry_after_s: Option<u64>) -> Response<Body> {
 }
 
 fn html() -> Response<Body> {
-    json(200, "text/html", b"<html><body>Welcome! Please accept the terms to use the Wi-Fi.</body></html>".to_vec())
+    json(
+        200,
+        "text/html",
+        b"<html><body>Welcome! Please accept the terms to use the Wi-Fi.</body></html>".to_vec(),
+    )
 }
 
 fn json(status: u16, media_type: &'static str, bytes: Vec<u8>) -> Response<Body> {

@@ -53,6 +53,8 @@ pub struct Seen {
     pub keys: Vec<String>,
     /// What the origin did.
     pub behaviour: Behaviour,
+    /// When it came.
+    pub at: std::time::Instant,
 }
 
 impl Seen {

@@ -1,0 +1,44 @@
+//! Too many guests at once.
+
+use crate::shop::{SOON, place_many, sale, settled, shop};
+use anyhow::{Context, Result};
+use samovar_tests::{LocalApi, eventually, process};
+use std::net::SocketAddr;
+use tokio::net::TcpStream;
+
+const GUESTS: usize = 10_000;
+
+#[tokio::test]
+async fn ten_thousand_open_connections_do_not_keep_a_till_from_selling() -> Result<()> {
+    let limit = process::raise_open_files()?;
+    anyhow::ensure!(
+        limit > GUESTS as u64 + 500,
+        "this system allows only {limit} open files; raise the hard limit"
+    );
+    let mut shop = shop().await?;
+    let mut keys = place_many(shop.agent.api(), "before", 10).await?;
+    let address: SocketAddr = shop.agent.api().base().trim_start_matches("http://").parse()?;
+    let mut guests = Vec::with_capacity(GUESTS);
+    for _ in 0..GUESTS {
+        // A connection that is refused or cut is an answer too; only the agent's health counts.
+        if let Ok(Ok(guest)) = tokio::time::timeout(SOON, TcpStream::connect(address)).await {
+            guests.push(guest);
+        }
+    }
+    assert!(guests.len() > GUESTS / 2, "only {} connections came about", guests.len());
+    let order = sale("during");
+    let fresh = LocalApi::new(shop.agent.api().base())?;
+    let sold = fresh.place_until_answered(&order, SOON).await.context("while they are open")?;
+    assert!(matches!(sold.status, 200 | 202), "{}", sold.status);
+    keys.push("during".into());
+    drop(guests);
+    eventually("a new connection is served", SOON, async || {
+        let fresh = LocalApi::new(shop.agent.api().base()).ok()?;
+        fresh.summary().await.ok()
+    })
+    .await?;
+    keys.extend(place_many(shop.agent.api(), "after", 10).await?);
+    assert!(shop.agent.is_running());
+    settled(&shop.agent, 21, SOON).await?;
+    crate::shop::exactly_these(&shop.origin, &keys)
+}

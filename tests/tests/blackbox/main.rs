@@ -1,0 +1,12 @@
+//! The agent from outside: the real program, standalone (contracts §6), against a scripted origin and a real
+//! mosquitto. One story per test; everything on loopback, in temporary directories, on free ports.
+
+mod accept;
+mod deliver;
+mod durable;
+mod flood;
+mod lifecycle;
+mod refuse;
+mod relay;
+mod route;
+mod shop;
