@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use samovar_wire::dsse::TrustedKeys;
 use serde::{Deserialize, Serialize};
 
 use super::ConfigError;
@@ -127,7 +128,9 @@ pub fn broker_choice(url: &str) -> Result<BrokerChoice, ConfigError> {
     match url {
         "embedded" => Ok(BrokerChoice::Embedded),
         "none" => Ok(BrokerChoice::None),
-        _ if url.starts_with("mqtt://") || url.starts_with("mqtts://") => Ok(BrokerChoice::External(url.into())),
+        _ if url.starts_with("mqtt://") || url.starts_with("mqtts://") => {
+            Ok(BrokerChoice::External(url.into()))
+        }
         _ => Err(value("broker.url", "embedded, none, or a URL that begins with mqtt:// or mqtts://")),
     }
 }
@@ -229,12 +232,19 @@ impl Default for Intake {
 impl Intake {
     pub(super) fn check(&self) -> Result<(), ConfigError> {
         if self.keep_keys_days < 180 {
-            return Err(value("intake.keep_keys_days", "180 or more: devices may repeat a key for that long"));
+            return Err(value(
+                "intake.keep_keys_days",
+                "180 or more: devices may repeat a key for that long",
+            ));
         }
-        if self.origin.is_empty() || !self.origin.bytes().all(|byte| byte.is_ascii_graphic()) {
-            return Err(value("intake.origin", "a name without spaces"));
+        if self.origin.parse::<samovar_wire::OriginId>().is_err() {
+            return Err(value("intake.origin", "1 to 64 of the characters A-Z a-z 0-9 _ -"));
         }
-        if self.max_body_bytes == 0 || self.max_orders == 0 || self.in_flight == 0 || self.in_flight_per_device == 0 {
+        if self.max_body_bytes == 0
+            || self.max_orders == 0
+            || self.in_flight == 0
+            || self.in_flight_per_device == 0
+        {
             return Err(value("intake", "limits must be greater than 0"));
         }
         if self.tokens.iter().any(|token| token.len() < 16) {
@@ -242,6 +252,14 @@ impl Intake {
         }
         Ok(())
     }
+}
+
+/// Route tables.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Routes {
+    /// More keys that may sign route tables, besides this fleet's own: base64 Ed25519 public keys by key id.
+    pub trusted_keys: TrustedKeys,
 }
 
 /// Claims.

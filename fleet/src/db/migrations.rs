@@ -4,7 +4,9 @@
 //! bodies bytes, so that both databases hold the same values.
 
 use sea_orm_migration::prelude::*;
-use sea_orm_migration::schema::{big_integer, big_integer_null, big_pk_auto, blob, blob_null, string, string_null, text, text_null};
+use sea_orm_migration::schema::{
+    big_integer, big_integer_null, big_pk_auto, blob, blob_null, string, string_null, text, text_null,
+};
 
 /// All steps, in order.
 pub(super) struct Migrator;
@@ -27,13 +29,25 @@ impl MigrationName for M0001Start {
 #[async_trait::async_trait]
 impl MigrationTrait for M0001Start {
     async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
-        for table in [operators(), sessions(), stores(), devices(), claims(), certificates(), orders(), routes(), audit(), secrets()] {
+        for table in [
+            operators(),
+            sessions(),
+            stores(),
+            devices(),
+            claims(),
+            certificates(),
+            orders(),
+            routes(),
+            audit(),
+            secrets(),
+        ] {
             manager.create_table(table).await?;
         }
         for (name, table, columns, unique) in [
             ("orders_device_key", "orders", &["device", "key"][..], true),
             ("orders_store", "orders", &["store", "position"], false),
             ("orders_device", "orders", &["device", "position"], false),
+            ("orders_id", "orders", &["id"], false),
             ("orders_received", "orders", &["received_at"], false),
             ("certificates_device", "certificates", &["device"], false),
             ("devices_store", "devices", &["store"], false),
@@ -85,7 +99,12 @@ fn sessions() -> TableCreateStatement {
 }
 
 fn stores() -> TableCreateStatement {
-    table("stores").col(key("id")).col(string("country")).col(text("name")).col(big_integer("created_at")).take()
+    table("stores")
+        .col(key("id"))
+        .col(string("country"))
+        .col(text("name"))
+        .col(big_integer("created_at"))
+        .take()
 }
 
 fn devices() -> TableCreateStatement {
