@@ -187,7 +187,9 @@ impl Running {
         // Without a reader there is nobody left to stop.
         let _ = self.stop.send(true);
         while self.tasks.join_next().await.is_some() {}
+        tracing::debug!("requests drained");
         self.app.database.clone().close().await;
+        tracing::debug!("database closed");
     }
 }
 
