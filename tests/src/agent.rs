@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use rustix::process::{Pid, Signal, kill_process};
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::ExitStatus;
+use std::process::{ExitStatus, Output};
 use std::time::Duration;
 use tempfile::TempDir;
 use tokio::process::Command;
@@ -22,7 +22,7 @@ pub struct Setup {
     class: String,
     table: Option<(String, String)>,
     relay: String,
-    scheme: bool,
+    standalone: bool,
     more: String,
     settings: Vec<String>,
     prefix: Vec<String>,
@@ -35,7 +35,7 @@ impl Default for Setup {
             class: "pos".into(),
             table: None,
             relay: String::new(),
-            scheme: true,
+            standalone: true,
             more: String::new(),
             settings: Vec::new(),
             prefix: Vec::new(),
@@ -70,6 +70,13 @@ impl Setup {
     #[must_use]
     pub fn relay(mut self, url: &str) -> Self {
         url.clone_into(&mut self.relay);
+        self
+    }
+
+    /// No identity, no table, no broker: activation brings them.
+    #[must_use]
+    pub const fn to_be_activated(mut self) -> Self {
+        self.standalone = false;
         self
     }
 
@@ -123,6 +130,9 @@ impl Setup {
 
     fn toml(&self) -> String {
         let Self { device, class, relay, more, .. } = self;
+        if !self.standalone {
+            return format!("[local_api]\nlisten = \"127.0.0.1:0\"\n\n{more}");
+        }
         let mut toml = format!(
             "[identity]\ndevice = \"{device}\"\nstore = \"US-0001\"\ncountry = \"US\"\nclass = \"{class}\"\n\n"
         );
@@ -133,9 +143,7 @@ impl Setup {
                  environment = \"{ENVIRONMENT}\"\n\n"
             );
         }
-        if self.scheme {
-            toml.push_str("[origin]\nscheme = \"http\"\n\n");
-        }
+        toml.push_str("[origin]\nscheme = \"http\"\n\n");
         let _ = write!(toml, "[relay]\nurl = \"{relay}\"\n\n[local_api]\nlisten = \"127.0.0.1:0\"\n\n{more}");
         toml
     }
@@ -205,6 +213,18 @@ impl Agent {
         Ok(command)
     }
 
+    /// Runs `samovar-agent activate` and gives what became of it.
+    ///
+    /// # Errors
+    /// When it cannot be run or does not end.
+    pub async fn activate(&self, server: &str, claim: &str, ca: &Path) -> Result<Output> {
+        let mut command = Command::new(binaries::agent()?);
+        command.args(["activate", "--server", server, "--claim", claim, "--data"]).arg(self.data());
+        command.arg("--ca").arg(ca).current_dir(self.home.path()).kill_on_drop(true);
+        let output = tokio::time::timeout(READY, command.output()).await;
+        output.context("`activate` does not end")?.context("cannot run `activate`")
+    }
+
     /// Starts the agent on its directory; returns when it is ready.
     ///
     /// # Errors
@@ -251,6 +271,15 @@ impl Agent {
     pub fn resident_bytes(&self) -> Result<u64> {
         let (_, pid) = self.api.as_ref().context("the agent was not started")?;
         crate::process::resident_bytes(*pid)
+    }
+
+    /// The most resident memory it ever had, in bytes.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn peak_bytes(&self) -> Result<u64> {
+        let (_, pid) = self.api.as_ref().context("the agent was not started")?;
+        crate::process::peak_bytes(*pid)
     }
 
     /// Whether the process is still there.

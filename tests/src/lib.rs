@@ -27,6 +27,7 @@ pub mod wait;
 
 pub use agent::Agent;
 pub use broker::Broker;
+pub use fleet::Fleet;
 pub use head_office::HeadOffice;
 pub use local_api::{Answer, LocalApi};
 pub use origin::{Behaviour, Origin};

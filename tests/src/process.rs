@@ -106,14 +106,26 @@ impl Process {
 /// # Errors
 /// When the process is gone.
 pub fn resident_bytes(pid: u32) -> Result<u64> {
+    memory(pid, "VmRSS:")
+}
+
+/// The most resident memory a process ever had, in bytes.
+///
+/// # Errors
+/// When the process is gone.
+pub fn peak_bytes(pid: u32) -> Result<u64> {
+    memory(pid, "VmHWM:")
+}
+
+fn memory(pid: u32, field: &str) -> Result<u64> {
     let path = format!("/proc/{pid}/status");
     let status = std::fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
     let kib = status
         .lines()
-        .find_map(|line| line.strip_prefix("VmRSS:"))
+        .find_map(|line| line.strip_prefix(field))
         .and_then(|rest| rest.split_whitespace().next())
         .and_then(|number| number.parse::<u64>().ok())
-        .with_context(|| format!("{path} has no VmRSS"))?;
+        .with_context(|| format!("{path} has no {field}"))?;
     Ok(kib * 1024)
 }
 

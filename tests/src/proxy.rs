@@ -21,6 +21,7 @@ enum Line {
 pub struct Proxy {
     address: SocketAddr,
     line: watch::Sender<Line>,
+    upstream: watch::Sender<Option<SocketAddr>>,
     accepting: JoinHandle<()>,
 }
 
@@ -30,11 +31,27 @@ impl Proxy {
     /// # Errors
     /// When there is no free port.
     pub async fn start(upstream: SocketAddr) -> Result<Self> {
+        let proxy = Self::to_nowhere().await?;
+        proxy.lead_to(upstream);
+        Ok(proxy)
+    }
+
+    /// Starts a proxy on a free port whose other end is not known yet; until it is, connections are cut.
+    ///
+    /// # Errors
+    /// When there is no free port.
+    pub async fn to_nowhere() -> Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await.context("no free port")?;
         let address = listener.local_addr().context("a listener without an address")?;
         let (line, watched) = watch::channel(Line::Open);
-        let accepting = tokio::spawn(accept(listener, upstream, watched));
-        Ok(Self { address, line, accepting })
+        let (upstream, far) = watch::channel(None);
+        let accepting = tokio::spawn(accept(listener, far, watched));
+        Ok(Self { address, line, upstream, accepting })
+    }
+
+    /// Says where new connections go.
+    pub fn lead_to(&self, upstream: SocketAddr) {
+        self.upstream.send_replace(Some(upstream));
     }
 
     /// Where it listens.
@@ -65,12 +82,17 @@ impl Drop for Proxy {
     }
 }
 
-async fn accept(listener: TcpListener, upstream: SocketAddr, line: watch::Receiver<Line>) {
+async fn accept(
+    listener: TcpListener,
+    upstream: watch::Receiver<Option<SocketAddr>>,
+    line: watch::Receiver<Line>,
+) {
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
             accepted = listener.accept() => {
-                if let Ok((near, _)) = accepted && *line.borrow() != Line::Cut {
+                let far = *upstream.borrow();
+                if let (Ok((near, _)), Some(upstream)) = (accepted, far) && *line.borrow() != Line::Cut {
                     connections.spawn(carry(near, upstream, line.clone()));
                 }
             }

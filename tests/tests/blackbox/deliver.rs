@@ -45,9 +45,9 @@ async fn a_line_that_breaks_again_and_again_loses_nothing() -> Result<()> {
     let mut keys = Vec::new();
     for round in 0..4 {
         if round % 2 == 0 {
-            proxy.cut()
+            proxy.cut();
         } else {
-            proxy.stall()
+            proxy.stall();
         }
         keys.extend(place_many(agent.api(), &format!("r{round}"), 50).await?);
         proxy.restore();
