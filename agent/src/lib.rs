@@ -14,5 +14,7 @@
 pub mod clock;
 pub mod config;
 pub mod heartbeat;
+pub mod net;
+pub mod routing;
 pub mod status;
 pub mod store;
