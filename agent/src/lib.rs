@@ -14,6 +14,8 @@
 pub mod clock;
 pub mod config;
 pub mod heartbeat;
+pub mod net;
 pub mod orders;
+pub mod routing;
 pub mod status;
 pub mod store;
