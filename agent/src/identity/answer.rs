@@ -35,7 +35,9 @@ pub enum AnswerError {
         device: DeviceId,
     },
     /// The environment cannot be part of a topic.
-    #[error("the environment `{0}` in the answer is not valid: use 1 to 64 of the characters A-Z a-z 0-9 _ -")]
+    #[error(
+        "the environment `{0}` in the answer is not valid: use 1 to 64 of the characters A-Z a-z 0-9 _ -"
+    )]
     Environment(String),
     /// The route table may not come into force.
     #[error("the route table in the answer {0}")]
@@ -66,7 +68,11 @@ struct RawTable<'a> {
 }
 
 /// Checks the answer to a claim. `now` is `None` while the clock is untrusted.
-pub(super) fn claim(body: &[u8], key: &rcgen::KeyPair, now: Option<Timestamp>) -> Result<Granted, AnswerError> {
+pub(super) fn claim(
+    body: &[u8],
+    key: &rcgen::KeyPair,
+    now: Option<Timestamp>,
+) -> Result<Granted, AnswerError> {
     let not_a_grant = |error: serde_json::Error| AnswerError::NotAGrant(error.to_string());
     let answer: ClaimAnswer = serde_json::from_slice(body).map_err(not_a_grant)?;
     let raw: RawTable<'_> = serde_json::from_slice(body).map_err(not_a_grant)?;

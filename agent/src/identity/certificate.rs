@@ -83,7 +83,8 @@ pub(super) fn facts(leaf: &CertificateDer<'_>) -> Result<Facts, CertificateError
     let (_, parsed) = x509_parser::parse_x509_certificate(leaf)
         .map_err(|error| CertificateError::Unreadable(error.to_string()))?;
     let common_name = parsed.subject().iter_common_name().next().and_then(|name| name.as_str().ok());
-    let seconds = |time: x509_parser::time::ASN1Time| Timestamp::from_millis(time.timestamp().saturating_mul(1000));
+    let seconds =
+        |time: x509_parser::time::ASN1Time| Timestamp::from_millis(time.timestamp().saturating_mul(1000));
     Ok(Facts {
         common_name: common_name.ok_or(CertificateError::NoCommonName)?.to_owned(),
         validity: Validity {

@@ -116,7 +116,9 @@ fn configured_roots(config: &OriginSection) -> Result<Option<Roots>, TlsError> {
 
 fn merge(config: &Config, activation: Option<&Activation>) -> Option<DeviceIdentity> {
     let (device, store, country, class) = match (&config.identity, activation) {
-        (IdentitySection { device: Some(d), store: Some(s), country: Some(c), class: Some(k) }, _) => (d, s, c, k),
+        (IdentitySection { device: Some(d), store: Some(s), country: Some(c), class: Some(k) }, _) => {
+            (d, s, c, k)
+        }
         (_, Some(a)) => (&a.device, &a.store, &a.country, &a.class),
         _ => return None,
     };
@@ -140,7 +142,11 @@ fn merge(config: &Config, activation: Option<&Activation>) -> Option<DeviceIdent
 fn environment(config: &Config, activation: Option<&Activation>) -> String {
     let configured = Some(&config.routing.environment);
     let candidates = configured.into_iter().chain(activation.map(|a| &a.environment));
-    candidates.into_iter().find(|name| !name.is_empty()).map_or(DEFAULT_ENVIRONMENT, String::as_str).to_owned()
+    candidates
+        .into_iter()
+        .find(|name| !name.is_empty())
+        .map_or(DEFAULT_ENVIRONMENT, String::as_str)
+        .to_owned()
 }
 
 #[cfg(test)]

@@ -73,7 +73,11 @@ pub struct Activation {
 
 impl Activation {
     /// An activation as granted; its credential gets a number when it is committed.
-    pub(super) fn new(answer: &samovar_wire::activation::ClaimAnswer, fleet_url: String, at: Timestamp) -> Self {
+    pub(super) fn new(
+        answer: &samovar_wire::activation::ClaimAnswer,
+        fleet_url: String,
+        at: Timestamp,
+    ) -> Self {
         Self {
             schema: SCHEMA,
             credential: 0,

@@ -137,7 +137,8 @@ async fn send(request: reqwest::RequestBuilder, url: &Url) -> Result<Answer, Htt
         false => HttpError::Lost { host: host(), source: source.without_url() },
     };
     let mut response = request.send().await.map_err(failed)?;
-    let location = response.headers().get("Location").and_then(|value| value.to_str().ok()).map(str::to_owned);
+    let location =
+        response.headers().get("Location").and_then(|value| value.to_str().ok()).map(str::to_owned);
     let mut body = Vec::new();
     while let Some(chunk) = response.chunk().await.map_err(failed)? {
         if body.len() + chunk.len() > MAX_ANSWER {
@@ -176,6 +177,9 @@ mod tests {
         for base in ["https://a.example", "https://a.example/", "https://a.example/?q#f"] {
             assert_eq!(below(&server_url(base).unwrap(), "/x").as_str(), "https://a.example/x");
         }
-        assert_eq!(below(&server_url("https://a.example/f/").unwrap(), "/x").as_str(), "https://a.example/f/x");
+        assert_eq!(
+            below(&server_url("https://a.example/f/").unwrap(), "/x").as_str(),
+            "https://a.example/f/x"
+        );
     }
 }

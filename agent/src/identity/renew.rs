@@ -86,7 +86,8 @@ async fn ask(fleet: &Url, present: &Present, key: &rcgen::KeyPair) -> Result<Ren
     let csr = certificate::signing_request(key, device.as_str()).map_err(RenewError::Key)?;
     let client = http::client(present.tls.clone()).map_err(RenewError::Http)?;
     let request = RenewalRequest { csr };
-    let answer = http::post(&client, http::below(fleet, RENEWALS), &request).await.map_err(RenewError::Http)?;
+    let answer =
+        http::post(&client, http::below(fleet, RENEWALS), &request).await.map_err(RenewError::Http)?;
     if !matches!(answer.status, 200 | 201) {
         let problem = serde_json::from_slice::<Problem>(&answer.body).map(|problem| problem.detail);
         let words = problem.unwrap_or_else(|_| "it gave no reason".to_owned());
@@ -118,7 +119,8 @@ fn promote(
 ) -> Result<Activation, RenewError> {
     let key = key.serialize_pem();
     let texts = Texts { key: &key, certificate: &answer.certificate, ca: &answer.ca, route_table: None };
-    files::commit(dir, activation, &texts, Replaces::Credential(activation.credential)).map_err(RenewError::Files)
+    files::commit(dir, activation, &texts, Replaces::Credential(activation.credential))
+        .map_err(RenewError::Files)
 }
 
 #[cfg(test)]

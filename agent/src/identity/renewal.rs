@@ -184,7 +184,8 @@ mod tests {
 
     #[test]
     fn a_certificate_that_a_person_must_replace_is_told_of_in_time_and_never_renewed() {
-        let by_hand = |age| outlook(&Facts { renewable: false, ..facts(365 * DAY, age) }, &Attempts::default());
+        let by_hand =
+            |age| outlook(&Facts { renewable: false, ..facts(365 * DAY, age) }, &Attempts::default());
         assert_eq!(by_hand(330 * DAY).trouble, None);
         assert_eq!(by_hand(336 * DAY).trouble, Some(Trouble::Expiring));
         assert!(!by_hand(400 * DAY).renew);

@@ -212,10 +212,14 @@ impl Flow {
         if !set_aside.is_empty() {
             self.board.raise(Condition::FileSetAside, set_aside.join("; "));
         }
-        let nobody = self.loaded.identity.is_none().then(|| "no identity in the configuration or on disk".to_owned());
+        let nobody =
+            self.loaded.identity.is_none().then(|| "no identity in the configuration or on disk".to_owned());
         self.board.set(Condition::NotActivated, nobody);
         let tls = self.loaded.client_config().map(Arc::new).inspect_err(|error| {
-            tracing::error!(error = http::chain(error), "no TLS: only plain connections to this machine can work");
+            tracing::error!(
+                error = http::chain(error),
+                "no TLS: only plain connections to this machine can work"
+            );
         });
         self.tls.send_replace(tls.ok());
         self.validity.send_replace(self.loaded.credential.as_ref().map(|own| own.validity()));

@@ -7,8 +7,8 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Router};
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
-    PublicKeyData, SignatureAlgorithm,
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, PublicKeyData, SignatureAlgorithm,
 };
 use rustls::pki_types::CertificateDer;
 use rustls::server::WebPkiClientVerifier;
@@ -141,8 +141,8 @@ pub(super) enum Manner {
     BadId,
     /// MQTT address that cannot be one.
     BadMqtt,
-    /// Certificate that holds for so many seconds.
-    ShortLived(i64),
+    /// Certificate that is due for renewal and ends in so many seconds.
+    NearEnd(i64),
 }
 
 #[derive(Default)]
@@ -172,10 +172,7 @@ struct Inner {
 
 impl Fleet {
     pub(super) async fn start() -> Self {
-        Self::with_authority(Authority::new("samovar test authority")).await
-    }
-
-    async fn with_authority(authority: Authority) -> Self {
+        let authority = Authority::new("test authority");
         let dir = tempfile::tempdir().unwrap();
         let ca_file = dir.path().join("ca.pem");
         crate::store::replace(&ca_file, authority.pem.as_bytes(), 0o644).unwrap();
@@ -193,7 +190,7 @@ impl Fleet {
         Self { url, ca_file, inner, _dir: dir }
     }
 
-    /// Another fleet under the same authority, as behind one activation domain.
+    /// From now on it answers in this manner.
     pub(super) fn answers(&self, manner: Manner) {
         *self.inner.manner.lock().unwrap() = manner;
     }
@@ -240,7 +237,11 @@ fn name_of(certificate: &CertificateDer<'_>) -> String {
     super::certificate::facts(certificate).unwrap().common_name
 }
 
-async fn answer(State(inner): State<Arc<Inner>>, Extension(peer): Extension<Peer>, request: Request) -> Response {
+async fn answer(
+    State(inner): State<Arc<Inner>>,
+    Extension(peer): Extension<Peer>,
+    request: Request,
+) -> Response {
     let path = request.uri().path().to_owned();
     let body = axum::body::to_bytes(request.into_body(), 1 << 20).await.unwrap();
     let manner = inner.manner.lock().unwrap().clone();
@@ -311,7 +312,7 @@ impl Inner {
             Manner::OtherKey => self.authority.sign_device(&KeyPair::generate().unwrap(), name, MONTHS),
             Manner::ForeignAuthority | Manner::UnacceptedAuthority => self.foreign.device(csr, name, MONTHS),
             Manner::Ended => self.authority.device(csr, name, (-7_200, -3_600)),
-            Manner::ShortLived(seconds) => self.authority.device(csr, name, (-2, *seconds)),
+            Manner::NearEnd(seconds) => self.authority.device(csr, name, (-10 * seconds, *seconds)),
             _ => self.authority.device(csr, name, MONTHS),
         }
     }

@@ -34,7 +34,9 @@ pub enum TlsError {
         problem: CertificateError,
     },
     /// There is nobody to believe.
-    #[error("no certificate authority: set origin.tls.ca (this system has no trusted certificates of its own)")]
+    #[error(
+        "no certificate authority: set origin.tls.ca (this system has no trusted certificates of its own)"
+    )]
     NoRoots,
     /// The library refused the result.
     #[error("TLS cannot be configured: {0}")]
@@ -163,6 +165,8 @@ struct NotBefore(Timestamp);
 impl TimeProvider for NotBefore {
     fn current_time(&self) -> Option<UnixTime> {
         let now = clock::wall().max(self.0);
-        u64::try_from(now.millis()).ok().map(|millis| UnixTime::since_unix_epoch(Duration::from_millis(millis)))
+        u64::try_from(now.millis())
+            .ok()
+            .map(|millis| UnixTime::since_unix_epoch(Duration::from_millis(millis)))
     }
 }

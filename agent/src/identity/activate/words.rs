@@ -42,14 +42,10 @@ pub(super) const USED: Words = Words {
     en: "A code works once. Ask the operator for a new one, and which device used this one.",
     zh: "激活码只能使用一次。请向运营人员索取新码，并查明该码被哪台设备使用。",
 };
-pub(super) const EXPIRED: Words = Words {
-    en: "Ask the operator for a new code.",
-    zh: "请向运营人员索取新的激活码。",
-};
-pub(super) const SUPPORT: Words = Words {
-    en: "Show this message to support.",
-    zh: "请将此信息告知技术支持。",
-};
+pub(super) const EXPIRED: Words =
+    Words { en: "Ask the operator for a new code.", zh: "请向运营人员索取新的激活码。" };
+pub(super) const SUPPORT: Words =
+    Words { en: "Show this message to support.", zh: "请将此信息告知技术支持。" };
 pub(super) const UNUSABLE: Words = Words {
     en: "The fleet's answer was not accepted and nothing was kept of it. Show this message to support, then repeat the same command.",
     zh: "总部的应答未被接受，未保存任何内容。请将此信息告知技术支持，然后重新执行同一命令。",

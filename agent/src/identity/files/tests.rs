@@ -57,7 +57,8 @@ fn a_first_activation_cut_short_at_any_step_is_none_or_whole() {
             none += 1;
             assert_eq!(table_in_place(dir.path()), None, "after {count} steps");
             // And the next attempt succeeds, and clears what this one left.
-            commit(dir.path(), &activation("POS-US-0002"), &with_table(&pair, "{}"), Replaces::Nothing).unwrap();
+            commit(dir.path(), &activation("POS-US-0002"), &with_table(&pair, "{}"), Replaces::Nothing)
+                .unwrap();
             assert_eq!(device(&read(dir.path()).unwrap()), Some("POS-US-0002"));
             assert_eq!(files_below(dir.path()).len(), 5, "{:?}", files_below(dir.path()));
         }
@@ -75,7 +76,8 @@ fn a_renewal_cut_short_at_any_step_leaves_the_old_pair_or_the_new_one() {
     for count in 0.. {
         let dir = tempfile::tempdir().unwrap();
         let first =
-            commit(dir.path(), &activation("POS-US-0001"), &with_table(&old, "{}"), Replaces::Nothing).unwrap();
+            commit(dir.path(), &activation("POS-US-0001"), &with_table(&old, "{}"), Replaces::Nothing)
+                .unwrap();
         let before = read(dir.path()).unwrap().credential.unwrap().fingerprint();
         let next = Activation { credential: first.credential + 1, ..first.clone() };
         let texts = Texts { route_table: None, ..with_table(&new, "") };
@@ -89,8 +91,7 @@ fn a_renewal_cut_short_at_any_step_leaves_the_old_pair_or_the_new_one() {
             break;
         }
         // The next renewal goes through and leaves one credential.
-        let renewed =
-            commit(dir.path(), &first, &texts, Replaces::Credential(first.credential)).unwrap();
+        let renewed = commit(dir.path(), &first, &texts, Replaces::Credential(first.credential)).unwrap();
         assert!(renewed.credential > first.credential);
         assert_ne!(read(dir.path()).unwrap().credential.unwrap().fingerprint(), before);
         assert_eq!(files_below(dir.path()).len(), 5);
@@ -101,11 +102,11 @@ fn a_renewal_cut_short_at_any_step_leaves_the_old_pair_or_the_new_one() {
 fn half_written_temporary_files_are_never_taken_for_an_activation() {
     let dir = tempfile::tempdir().unwrap();
     let pair = texts(&Authority::new("ca"));
-    std::fs::create_dir_all(home(dir.path())).unwrap();
-    std::fs::write(home(dir.path()).join("activation.json.new"), b"{\"schema\":1,\"cred").unwrap();
+    fs::create_dir_all(home(dir.path())).unwrap();
+    fs::write(home(dir.path()).join("activation.json.new"), b"{\"schema\":1,\"cred").unwrap();
     assert_eq!(device(&read(dir.path()).unwrap()), None);
     commit(dir.path(), &activation("POS-US-0001"), &with_table(&pair, "{}"), Replaces::Nothing).unwrap();
-    std::fs::write(home(dir.path()).join("activation.json.new"), b"{\"schema\":1,\"cred").unwrap();
+    fs::write(home(dir.path()).join("activation.json.new"), b"{\"schema\":1,\"cred").unwrap();
     assert_eq!(device(&read(dir.path()).unwrap()), Some("POS-US-0001"));
 }
 
@@ -143,21 +144,26 @@ fn a_commit_does_not_wait_for_another_one() {
 fn damaged_files_are_set_aside_and_told_and_the_rest_is_kept() {
     let authority = Authority::new("ca");
     let (pair, other) = (texts(&authority), texts(&authority));
-    for (file, content) in [("device.key", "garbage"), ("device.pem", ""), ("ca.pem", "x"), ("device.key", &other[0])] {
+    for (file, content) in
+        [("device.key", "garbage"), ("device.pem", ""), ("ca.pem", "x"), ("device.key", &other[0])]
+    {
         let dir = tempfile::tempdir().unwrap();
         commit(dir.path(), &activation("POS-US-0001"), &with_table(&pair, "{}"), Replaces::Nothing).unwrap();
-        std::fs::write(credential_dir(dir.path(), 1).join(file), content).unwrap();
+        fs::write(credential_dir(dir.path(), 1).join(file), content).unwrap();
         let found = read(dir.path()).unwrap();
         assert_eq!(device(&found), Some("POS-US-0001"), "{file}");
         assert!(found.credential.is_none(), "{file}");
         assert_eq!(found.set_aside.len(), 1, "{file}");
         let told = found.set_aside[0].to_string();
-        assert!(told.contains("credential-1.damaged-1") && told.contains(".pem") | told.contains(".key"), "{told}");
+        assert!(
+            told.contains("credential-1.damaged-1") && told.contains(".pem") | told.contains(".key"),
+            "{told}"
+        );
         assert!(found.set_aside[0].path.join("device.key").exists());
     }
     let dir = tempfile::tempdir().unwrap();
     commit(dir.path(), &activation("POS-US-0001"), &with_table(&pair, "{}"), Replaces::Nothing).unwrap();
-    std::fs::write(commit_file(dir.path()), b"{\"device\":").unwrap();
+    fs::write(commit_file(dir.path()), b"{\"device\":").unwrap();
     let found = read(dir.path()).unwrap();
     assert_eq!((device(&found), found.set_aside.len()), (None, 1));
 }
@@ -171,7 +177,7 @@ fn what_a_later_version_wrote_is_carried_along_or_refused_but_never_set_aside() 
     commit(dir.path(), &kept, &with_table(&pair, "{}"), Replaces::Credential(kept.credential)).unwrap();
     let text = String::from_utf8(store::read(&commit_file(dir.path())).unwrap().unwrap()).unwrap();
     assert!(text.contains("a_later_field"), "{text}");
-    std::fs::write(commit_file(dir.path()), text.replace("\"schema\": 1", "\"schema\": 2")).unwrap();
+    fs::write(commit_file(dir.path()), text.replace("\"schema\": 1", "\"schema\": 2")).unwrap();
     assert!(matches!(read(dir.path()), Err(FilesError::LaterVersion { schema: 2, .. })));
     assert!(commit_file(dir.path()).exists());
 }
@@ -182,7 +188,7 @@ fn keys_are_readable_by_their_owner_alone() {
     use std::os::unix::fs::PermissionsExt;
     let dir = tempfile::tempdir().unwrap();
     let pair = texts(&Authority::new("ca"));
-    let mode = |path: PathBuf| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    let mode = |path: PathBuf| fs::metadata(path).unwrap().permissions().mode() & 0o777;
     key_for_claim(dir.path(), "USW-1", rcgen::KeyPair::generate).unwrap();
     assert_eq!(mode(pending_file(dir.path(), "USW-1")), 0o600);
     commit(dir.path(), &activation("POS-US-0001"), &with_table(&pair, "{}"), Replaces::Nothing).unwrap();
