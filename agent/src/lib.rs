@@ -14,5 +14,6 @@
 pub mod clock;
 pub mod config;
 pub mod heartbeat;
+pub mod relay;
 pub mod status;
 pub mod store;
