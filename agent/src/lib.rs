@@ -17,6 +17,7 @@ pub mod heartbeat;
 pub mod identity;
 pub mod net;
 pub mod orders;
+pub mod relay;
 pub mod routing;
 pub mod status;
 pub mod store;
