@@ -14,6 +14,7 @@
 pub mod agent;
 pub mod binaries;
 pub mod broker;
+pub mod clock;
 pub mod csv;
 pub mod fleet;
 pub mod generator;

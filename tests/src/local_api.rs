@@ -151,7 +151,7 @@ impl LocalApi {
     /// # Errors
     /// When there is no such answer by the deadline.
     pub async fn place_until_answered(&self, order: &Value, deadline: Duration) -> Result<Answer> {
-        let started = std::time::Instant::now();
+        let started = crate::clock::now();
         loop {
             match self.place(order).await {
                 Ok(answer) if answer.status < 500 => return Ok(answer),

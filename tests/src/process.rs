@@ -146,7 +146,7 @@ pub fn raise_open_files() -> Result<u64> {
 /// # Errors
 /// When the process ends first, or the file has not come by the deadline.
 pub async fn announced(process: &mut Process, file: &Path, deadline: Duration) -> Result<serde_json::Value> {
-    let started = std::time::Instant::now();
+    let started = crate::clock::now();
     let pid = process.pid();
     loop {
         if let Some(status) = process.ended() {

@@ -1,7 +1,7 @@
 //! Waiting for a condition, never for a time.
 
 use anyhow::{Result, bail};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// How often a condition is looked at.
 const EVERY: Duration = Duration::from_millis(20);
@@ -15,7 +15,7 @@ pub async fn eventually<T>(
     deadline: Duration,
     mut look: impl AsyncFnMut() -> Option<T>,
 ) -> Result<T> {
-    let started = Instant::now();
+    let started = crate::clock::now();
     loop {
         if let Some(found) = look().await {
             return Ok(found);

@@ -87,7 +87,7 @@ fn decide(state: &mut State, headers: &http::HeaderMap, batch: &Batch) -> (Behav
         headers: headers.keys().map(|name| (name.as_str().to_owned(), header(name.as_str()))).collect(),
         keys: batch.orders.iter().map(|order| order.key.clone()).collect(),
         behaviour: behaviour.clone(),
-        at: std::time::Instant::now(),
+        at: crate::clock::now(),
     });
     let device = header(HEADER_DEVICE);
     let mut results = Vec::new();

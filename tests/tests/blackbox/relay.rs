@@ -94,7 +94,7 @@ async fn a_state_is_whole_retained_and_follows_the_orders() -> Result<()> {
 async fn a_busy_till_reports_at_most_once_a_second() -> Result<()> {
     let world = world().await?;
     world.hears("a first state", Channel::State, |_| true).await?;
-    let started = std::time::Instant::now();
+    let started = samovar_tests::clock::now();
     let before = world.office.heard().on(Channel::State).count();
     for round in 0..6 {
         place_many(world.agent.api(), &format!("r{round}"), 50).await?;

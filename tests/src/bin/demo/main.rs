@@ -80,7 +80,7 @@ async fn story(arguments: &Arguments) -> Result<bool> {
     let day = Day::new(orders, arguments.speed);
     build::programs().await?;
 
-    let started = std::time::Instant::now();
+    let started = samovar_tests::clock::now();
     let screen = Screen::new(day.orders.len() as u64);
     let mut stage = Stage::set(&screen).await?;
     screen.event(&match &arguments.orders {

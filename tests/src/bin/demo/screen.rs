@@ -1,6 +1,7 @@
 //! What the viewer sees: two bars and a line per event on a terminal, plain lines elsewhere.
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use samovar_tests::clock;
 use std::io::IsTerminal as _;
 use std::sync::Mutex;
 use std::sync::PoisonError;
@@ -30,7 +31,7 @@ impl Screen {
             let (accepted, settled) = (add("accepted"), add("settled"));
             (bars, accepted, settled)
         });
-        Self { bars, total, started: Instant::now(), last: Mutex::new(Instant::now()) }
+        Self { bars, total, started: clock::now(), last: Mutex::new(clock::now()) }
     }
 
     /// One thing that happened.
@@ -53,7 +54,7 @@ impl Screen {
         }
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         if last.elapsed() >= PLAIN_EVERY {
-            *last = Instant::now();
+            *last = clock::now();
             let total = self.total;
             self.event(&format!("{clock}  {accepted} of {total} accepted, {settled} settled"));
         }

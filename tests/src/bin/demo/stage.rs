@@ -5,7 +5,7 @@ use crate::screen::Screen;
 use anyhow::{Context, Result, ensure};
 use samovar_tests::{Agent, Fleet, Proxy};
 use serde_json::{Value, json};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// The origins, nearest first.
 pub(crate) const ORIGINS: [&str; 2] = ["us-west", "apac"];
@@ -85,7 +85,7 @@ impl Stage {
 
     /// Waits until no device has anything on the way; the verdict tells what is left if that takes too long.
     pub(crate) async fn drain(&self, screen: &Screen, deadline: Duration) {
-        let started = Instant::now();
+        let started = samovar_tests::clock::now();
         screen.event("the day is over: what is on the way may arrive");
         while started.elapsed() < deadline {
             let (mut waiting, mut accepted) = (0, 0);
@@ -166,13 +166,7 @@ fn table(line: &Line, version: u64) -> Value {
         json!({ "residency": residency,
             "services": { "orders": { "domains": { "default": domain }, "overridable": true, "cache": "off" } } })
     };
-    let now = samovar_wire::Timestamp::from_millis(
-        std::time::SystemTime::now()
-            .duration_since(std::time::UNIX_EPOCH)
-            .ok()
-            .and_then(|since| i64::try_from(since.as_millis()).ok())
-            .unwrap_or(0),
-    );
+    let now = samovar_tests::clock::wall();
     json!({ "schema": 1, "environment": "prod", "version": version, "issued_at": now, "not_before": now,
         "expires_at": now.plus(Duration::from_hours(24)), "refresh_after_s": 900,
         "origins": { "us-west": origin(&line.origins[0], "US-W"), "apac": origin(&line.origins[1], "APAC") },
