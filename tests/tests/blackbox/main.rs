@@ -1,5 +1,5 @@
-//! The agent from outside: the real program, standalone (contracts §6), against a scripted origin and a real
-//! mosquitto. One story per test; everything on loopback, in temporary directories, on free ports.
+//! The programs from outside: the agent standalone (contracts §6) against a scripted origin and a real
+//! mosquitto, then agent and fleet server together. One story per test; everything on loopback, in temporary directories, on free ports.
 
 mod accept;
 mod deliver;
@@ -10,3 +10,4 @@ mod refuse;
 mod relay;
 mod route;
 mod shop;
+mod together;
