@@ -177,3 +177,49 @@ fn keep_events(heard: &mut Heard, topic: &Topic, envelope: &Envelope<Value>) -> 
     let up_to = kept.keys().zip(first..).take_while(|(seq, expected)| *seq == expected).last()?.1;
     Some(Ack { stream: Some(batch.stream), up_to: Some(up_to), resync: false })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Broker;
+    use samovar_wire::Timestamp;
+    use serde_json::json;
+
+    fn events(seqs: std::ops::RangeInclusive<u64>) -> Vec<u8> {
+        let events: Vec<_> = seqs
+            .map(|seq| json!({ "seq": seq, "at": Timestamp::from_millis(0), "kind": "order.quarantined" }))
+            .collect();
+        let data = json!({ "stream": "events", "events": events });
+        json!({ "v": 1, "id": "x", "at": Timestamp::from_millis(0), "epoch": 1, "seq": 1,
+            "type": "samovar.events.v1", "data": data })
+        .to_string()
+        .into_bytes()
+    }
+
+    #[tokio::test]
+    async fn events_are_heard_once_also_over_a_restart_of_the_broker() {
+        let mut broker = Broker::start().await.unwrap();
+        let office = HeadOffice::listen(broker.address(), "prod").await.unwrap();
+        let topic =
+            Topic { environment: "prod".into(), device: "POS-1".parse().unwrap(), channel: Channel::Events };
+        office.publish(&topic, false, events(1..=3)).unwrap();
+        let heard = async |count: usize| {
+            crate::eventually("events", Duration::from_secs(15), async || {
+                (office.heard().events("POS-1").count() == count).then_some(())
+            })
+            .await
+            .unwrap();
+        };
+        heard(3).await;
+        broker.stop().await.unwrap();
+        broker.restart().await.unwrap();
+        crate::eventually("head office is back", Duration::from_secs(15), async || {
+            office.publish(&topic, false, events(3..=6)).ok()?;
+            (office.heard().events("POS-1").count() == 6).then_some(())
+        })
+        .await
+        .unwrap();
+        heard(6).await;
+        assert_eq!(office.heard().gaps("POS-1"), []);
+    }
+}

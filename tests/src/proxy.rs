@@ -129,3 +129,28 @@ async fn pump(mut from: tcp::OwnedReadHalf, mut to: tcp::OwnedWriteHalf, mut lin
     }
     let _ = to.shutdown().await;
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{LocalApi, Origin};
+    use std::time::Duration;
+
+    #[tokio::test]
+    async fn a_line_can_be_cut_stalled_and_restored() {
+        let origin = Origin::start("o").await.unwrap();
+        let proxy = Proxy::start(origin.address()).await.unwrap();
+        let api = LocalApi::new(&format!("http://{}", proxy.address())).unwrap();
+        let health = async || api.get("/.samovar/health").await;
+        assert_eq!(health().await.unwrap().status, 204);
+        proxy.cut();
+        assert!(health().await.is_err());
+        proxy.restore();
+        assert_eq!(health().await.unwrap().header("samovar-origin"), "o");
+        proxy.stall();
+        let hangs = tokio::time::timeout(Duration::from_millis(200), health()).await;
+        assert!(hangs.is_err(), "{hangs:?}");
+        proxy.restore();
+        assert_eq!(health().await.unwrap().status, 204);
+    }
+}

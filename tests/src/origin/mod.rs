@@ -213,3 +213,52 @@ async fn serve(stream: TcpStream, world: Arc<World>) {
 
 /// The body of an answer.
 pub(crate) type Body = http_body_util::Full<Bytes>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::LocalApi;
+    use samovar_wire::Timestamp;
+    use samovar_wire::encoding::{hex, sha256};
+    use samovar_wire::orders::{BatchAnswer, BatchWriter, Outcome, OutgoingOrder};
+
+    fn batch(key: &str, body: &str) -> Vec<u8> {
+        let digest = hex(&sha256(body.as_bytes()));
+        let accepted_at = Timestamp::from_millis(0);
+        let order =
+            OutgoingOrder { id: key, key, sha256: &digest, order_no: key, seq: 1, udl: "US", accepted_at };
+        let mut writer = BatchWriter::new("b");
+        writer.push(&order, body.as_bytes());
+        writer.finish()
+    }
+
+    #[tokio::test]
+    async fn an_order_is_settled_once_then_a_duplicate_and_other_content_a_conflict() {
+        let origin = Origin::start("o").await.unwrap();
+        let api = LocalApi::new(&format!("http://{}", origin.address())).unwrap();
+        for (body, expected) in
+            [("{}", Outcome::Settled), ("{}", Outcome::Duplicate), ("{\"n\":1}", Outcome::Conflict)]
+        {
+            let answer = api.post("/v1/orders:batch", batch("k", body)).await.unwrap();
+            let answer: BatchAnswer = serde_json::from_slice(&answer.body).unwrap();
+            assert_eq!(answer.results[0].status, expected, "{body}");
+        }
+        assert_eq!((origin.orders(), origin.store(Store::duplicates)), (1, 1));
+    }
+
+    #[tokio::test]
+    async fn what_was_committed_before_a_cut_stays_over_a_restart() {
+        let mut origin = Origin::start("o").await.unwrap();
+        let api = LocalApi::new(&format!("http://{}", origin.address())).unwrap();
+        origin.once(Behaviour::CommitThenDrop);
+        assert!(api.post("/v1/orders:batch", batch("k", "{}")).await.is_err());
+        origin.stop().await;
+        assert!(api.get("/.samovar/health").await.is_err());
+        origin.restart().await.unwrap();
+        assert!(origin.holds("k"));
+        origin.once(Behaviour::Portal);
+        let page = api.post("/v1/orders:batch", batch("l", "{}")).await.unwrap();
+        assert_eq!((page.status, page.header("content-type")), (200, "text/html"));
+        assert_eq!(origin.orders(), 1);
+    }
+}
