@@ -11,6 +11,7 @@
 //! One loop per flow; policy without clock, lock or IO beside it; flows do not import each other. What connects them
 //! is `assemble`.
 
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod heartbeat;
