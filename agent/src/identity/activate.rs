@@ -333,7 +333,7 @@ impl ActivateError {
     pub const fn may_have_arrived(&self) -> bool {
         matches!(
             self,
-            Self::Http(HttpError::Lost { .. } | HttpError::TooLarge { .. })
+            Self::Http(HttpError::Lost { .. } | HttpError::Unread { .. })
                 | Self::Busy { .. }
                 | Self::Answer { .. }
         )

@@ -143,6 +143,15 @@ pub enum FilesError {
         #[source]
         source: std::io::Error,
     },
+    /// What root wrote cannot be given to the agent's user.
+    #[error("cannot give {path} to the owner of the data directory")]
+    HandOver {
+        /// What was written.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
     /// The activation on disk is not the one that this commit was to replace.
     #[error("the activation was changed meanwhile")]
     Changed,
@@ -256,7 +265,7 @@ pub(super) fn commit(
     texts: &Texts<'_>,
     replaces: Replaces,
 ) -> Result<Activation, FilesError> {
-    store::make_dir(&home(dir))?;
+    make_home(dir)?;
     let _lock = lock(dir)?;
     let present = in_force(dir)?;
     match (replaces, present) {
@@ -268,6 +277,9 @@ pub(super) fn commit(
     let committed = Activation { credential: number.unwrap_or(0) + 1, ..activation.clone() };
     for step in steps(dir, &committed, texts)? {
         perform(&step)?;
+        if let Step::MakeDir(path) | Step::Write { path, .. } = &step {
+            hand_over(dir, path)?;
+        }
     }
     for step in cleaning(dir, committed.credential) {
         // The new activation is in force; what cannot be removed now is removed by the next commit.
@@ -276,6 +288,29 @@ pub(super) fn commit(
         }
     }
     Ok(committed)
+}
+
+fn make_home(dir: &Path) -> Result<(), FilesError> {
+    store::make_dir(&home(dir))?;
+    hand_over(dir, &home(dir))
+}
+
+/// A technician activates as root, the agent runs as somebody else: what root writes belongs to whoever owns the
+/// data directory.
+#[cfg(unix)]
+fn hand_over(dir: &Path, path: &Path) -> Result<(), FilesError> {
+    use std::os::unix::fs::{MetadataExt, chown};
+    let owner = |path: &Path| fs::metadata(path).map(|found| (found.uid(), found.gid()));
+    let give = || match (owner(dir)?, owner(path)?) {
+        (wanted, found) if wanted != found && found.0 == 0 => chown(path, Some(wanted.0), Some(wanted.1)),
+        _ => Ok(()),
+    };
+    give().map_err(|source| FilesError::HandOver { path: path.to_owned(), source })
+}
+
+#[cfg(not(unix))]
+fn hand_over(_dir: &Path, _path: &Path) -> Result<(), FilesError> {
+    Ok(())
 }
 
 /// Number of the credential in force; `None` without a readable activation.
@@ -288,6 +323,7 @@ fn lock(dir: &Path) -> Result<File, FilesError> {
     let path = home(dir).join("lock");
     let opened = File::options().create(true).truncate(false).write(true).open(&path);
     let file = opened.map_err(|source| FilesError::Lock { path: path.clone(), source })?;
+    hand_over(dir, &path)?;
     file.try_lock().map_err(|source| FilesError::Locked { path, source })?;
     Ok(file)
 }
@@ -378,8 +414,9 @@ pub(super) fn key_for_claim(
     }
     let key = make().map_err(FilesError::Key)?;
     let pending = serde_json::to_vec(&Pending { key: key.serialize_pem() }).map_err(FilesError::Encode)?;
-    store::make_dir(&home(dir))?;
+    make_home(dir)?;
     store::replace(&path, &pending, 0o600)?;
+    hand_over(dir, &path)?;
     Ok((key, true))
 }
 

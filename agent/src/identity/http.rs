@@ -2,6 +2,7 @@
 //! redirect followed unseen, answers bounded.
 
 use super::tls::{self, Roots, TlsError};
+use crate::net::{BodyError, read_limited};
 use reqwest::{Client, Url};
 use serde::Serialize;
 use std::net::IpAddr;
@@ -51,11 +52,14 @@ pub enum HttpError {
         #[source]
         source: reqwest::Error,
     },
-    /// More than any answer has.
-    #[error("the answer of {host} is larger than {MAX_ANSWER} bytes")]
-    TooLarge {
-        /// Whose.
+    /// The answer began, and was too long or broke off.
+    #[error("no whole answer from {host}")]
+    Unread {
+        /// From whom.
         host: String,
+        /// Why.
+        #[source]
+        source: BodyError,
     },
     /// The request has no text form.
     #[error("cannot write the request as JSON")]
@@ -136,23 +140,13 @@ async fn send(request: reqwest::RequestBuilder, url: &Url) -> Result<Answer, Htt
         true => HttpError::NotConnected { host: host(), source: source.without_url() },
         false => HttpError::Lost { host: host(), source: source.without_url() },
     };
-    let mut response = request.send().await.map_err(failed)?;
+    let response = request.send().await.map_err(failed)?;
     let location =
         response.headers().get("Location").and_then(|value| value.to_str().ok()).map(str::to_owned);
-    let mut body = Vec::new();
-    while let Some(chunk) = response.chunk().await.map_err(failed)? {
-        if body.len() + chunk.len() > MAX_ANSWER {
-            return Err(HttpError::TooLarge { host: host() });
-        }
-        body.extend_from_slice(&chunk);
-    }
-    Ok(Answer { status: response.status().as_u16(), location, body })
-}
-
-/// An error and its causes in one line.
-pub(super) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let causes = std::iter::successors(Some(error), |error| error.source());
-    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+    let status = response.status().as_u16();
+    let body = read_limited(response, MAX_ANSWER, DEADLINE).await;
+    let body = body.map_err(|source| HttpError::Unread { host: host(), source })?;
+    Ok(Answer { status, location, body })
 }
 
 #[cfg(test)]

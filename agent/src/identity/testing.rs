@@ -157,6 +157,8 @@ pub(super) struct Heard {
 /// The fleet.
 pub(super) struct Fleet {
     pub url: String,
+    /// The same without TLS.
+    pub plain_url: String,
     pub ca_file: PathBuf,
     inner: Arc<Inner>,
     _dir: tempfile::TempDir,
@@ -187,7 +189,11 @@ impl Fleet {
             heard: Mutex::default(),
         });
         tokio::spawn(serve(listener, tls, Arc::clone(&inner)));
-        Self { url, ca_file, inner, _dir: dir }
+        let plain = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let plain_url = format!("http://{}", plain.local_addr().unwrap());
+        let router = router(Arc::clone(&inner)).layer(Extension(Peer(None)));
+        tokio::spawn(axum::serve(plain, router).into_future());
+        Self { url, plain_url, ca_file, inner, _dir: dir }
     }
 
     /// From now on it answers in this manner.
@@ -216,9 +222,13 @@ pub(super) async fn nobody() -> SocketAddr {
 #[derive(Clone)]
 struct Peer(Option<String>);
 
+fn router(inner: Arc<Inner>) -> Router {
+    Router::new().fallback(answer).with_state(inner)
+}
+
 async fn serve(listener: TcpListener, tls: Arc<rustls::ServerConfig>, inner: Arc<Inner>) {
     let acceptor = tokio_rustls::TlsAcceptor::from(tls);
-    let router = Router::new().fallback(answer).with_state(inner);
+    let router = router(inner);
     while let Ok((stream, _)) = listener.accept().await {
         tokio::spawn(connection(stream, acceptor.clone(), router.clone()));
     }

@@ -182,11 +182,23 @@ async fn what_is_no_fleet_is_told_apart_from_a_refusal() {
 }
 
 #[tokio::test]
+async fn a_fleet_on_this_machine_may_do_without_tls() {
+    let fleet = Fleet::start().await;
+    let device = Device::of(&fleet);
+    let request = Request { ca: None, ..device.request(&fleet.plain_url, CLAIM) };
+    assert_eq!(activate(&request).await.unwrap().fleet_url, fleet.plain_url);
+}
+
+#[tokio::test]
 async fn only_named_authorities_are_believed() {
     let (fleet, stranger) = (Fleet::start().await, Fleet::start().await);
     let device = Device::of(&stranger);
     let error = device.activate(&fleet.url, CLAIM).await.unwrap_err();
-    assert!(http::chain(&error).contains("invalid peer certificate"), "{}", http::chain(&error));
+    assert!(
+        crate::net::explain(&error).contains("invalid peer certificate"),
+        "{}",
+        crate::net::explain(&error)
+    );
     assert_eq!(error.advice(), words::LINE);
     assert!(!device.data.exists(), "{:?}", device.kept());
     fleet.heard(|heard| assert!(heard.claimed.is_empty()));
