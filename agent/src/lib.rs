@@ -15,6 +15,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod heartbeat;
+pub mod http;
 pub mod identity;
 pub mod net;
 pub mod orders;
