@@ -38,7 +38,16 @@ pub(super) struct Cursor {
 
 impl Cursor {
     pub(super) fn new(pace: &Pace) -> Self {
-        Self { acked: 0, cursor: 0, last: 0, rewinds: 0, resend_at: None, resend_after: pace.resend, missed_at: None, missed_from: Mono::default() }
+        Self {
+            acked: 0,
+            cursor: 0,
+            last: 0,
+            rewinds: 0,
+            resend_at: None,
+            resend_after: pace.resend,
+            missed_at: None,
+            missed_from: Mono::default(),
+        }
     }
 
     /// The highest number given so far. A lower one than before means that the file was replaced.
@@ -63,14 +72,18 @@ impl Cursor {
         self.last
     }
 
-    /// There was nothing up to this number.
+    /// There is nothing up to this number: where nothing waited before it, nothing waits now.
     pub(super) fn skip(&mut self, up_to: u64) {
+        if self.cursor == self.acked {
+            self.acked = self.acked.max(up_to);
+        }
         self.cursor = self.cursor.max(up_to);
     }
 
-    /// Everything up to this number is handed to the connection.
-    pub(super) fn sent(&mut self, up_to: u64, now: Mono) {
-        self.skip(up_to);
+    /// Events from `first` to `last` are handed to the connection.
+    pub(super) fn sent(&mut self, first: u64, last: u64, now: Mono) {
+        self.skip(first.saturating_sub(1));
+        self.cursor = self.cursor.max(last);
         self.resend_at.get_or_insert(now.plus(self.resend_after));
     }
 
@@ -96,7 +109,7 @@ impl Cursor {
             return false;
         }
         self.acked = up_to;
-        self.skip(up_to);
+        self.cursor = self.cursor.max(up_to);
         self.rewinds = 0;
         self.missed_at = None;
         self.resend_after = pace.resend;
@@ -140,7 +153,7 @@ mod tests {
     fn sent(up_to: u64) -> Cursor {
         let mut cursor = Cursor::new(&PACE());
         cursor.known(up_to);
-        cursor.sent(up_to, at(0));
+        cursor.sent(1, up_to, at(0));
         cursor
     }
 
@@ -163,7 +176,7 @@ mod tests {
             cursor.tick(&PACE(), at(now));
             if cursor.read_after().is_some() {
                 repeats += 1;
-                cursor.sent(10, at(now));
+                cursor.sent(1, 10, at(now));
             }
         }
         assert!((8..=16).contains(&repeats), "{repeats} repeats in a day of a reconnect every minute");
@@ -176,7 +189,7 @@ mod tests {
         assert_eq!(cursor.read_after(), None);
         cursor.tick(&PACE(), at(300));
         assert_eq!(cursor.read_after(), Some(0));
-        cursor.sent(10, at(300));
+        cursor.sent(1, 10, at(300));
         assert_eq!(cursor.wake_at(), Some(at(900)));
     }
 
@@ -185,7 +198,7 @@ mod tests {
         let mut cursor = sent(10);
         for _ in 0..5 {
             cursor.connected();
-            cursor.sent(10, at(0));
+            cursor.sent(1, 10, at(0));
         }
         cursor.lost(7);
         cursor.connected();
@@ -211,7 +224,7 @@ mod tests {
             cursor.tick(&PACE(), at(second));
             if cursor.read_after() == Some(4) {
                 repeats.push(second);
-                cursor.sent(10, at(second));
+                cursor.sent(1, 10, at(second));
             }
         }
         assert_eq!(repeats, [2, 7, 12]);

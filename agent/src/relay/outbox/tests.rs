@@ -135,7 +135,10 @@ async fn a_full_outbox_drops_the_oldest_events_and_audit_last() {
     let outbox = Outbox::open(settings).unwrap();
     record(&outbox, Stream::Audit, 20);
     record(&outbox, Stream::Events, 900);
-    until("the events", || outbox.level().dropped > 0 && outbox.level().events + outbox.level().dropped == 920).await;
+    until("the events", || {
+        outbox.level().dropped > 0 && outbox.level().events + outbox.level().dropped == 920
+    })
+    .await;
     assert!(outbox.level().bytes <= 20_000);
     assert_eq!(read_all(&outbox, Stream::Audit).await.len(), 20);
     let left = read_all(&outbox, Stream::Events).await;
@@ -150,7 +153,8 @@ async fn audit_is_dropped_when_there_is_nothing_else_to_drop() {
     let dir = tempfile::tempdir().unwrap();
     let outbox = Outbox::open(settings(&path_in(&dir), 5_000).0).unwrap();
     record(&outbox, Stream::Audit, 500);
-    until("the drop", || outbox.level().events + outbox.level().dropped == 500 && outbox.level().dropped > 0).await;
+    until("the drop", || outbox.level().events + outbox.level().dropped == 500 && outbox.level().dropped > 0)
+        .await;
     assert!(outbox.level().bytes <= 5_000);
 }
 
@@ -158,14 +162,23 @@ async fn audit_is_dropped_when_there_is_nothing_else_to_drop() {
 async fn a_damaged_file_is_set_aside_and_events_go_on() {
     let dir = tempfile::tempdir().unwrap();
     let path = path_in(&dir);
-    std::fs::write(&path, b"this is no database, and it is longer than a header of one hundred bytes, which matters \
-        because a shorter file counts as empty").unwrap();
+    std::fs::write(
+        &path,
+        b"this is no database, and it is longer than a header of one hundred bytes, which matters \
+        because a shorter file counts as empty",
+    )
+    .unwrap();
     let (settings, raised) = settings(&path, 1 << 20);
     let outbox = Outbox::open(settings).unwrap();
     record(&outbox, Stream::Events, 3);
     until("the events", || outbox.level().events == 3).await;
     assert!(raised.lock().unwrap()[&Condition::FileSetAside].contains("damaged"));
-    assert!(std::fs::read_dir(dir.path()).unwrap().flatten().any(|f| f.file_name().to_string_lossy().contains("damaged")));
+    assert!(
+        std::fs::read_dir(dir.path())
+            .unwrap()
+            .flatten()
+            .any(|f| f.file_name().to_string_lossy().contains("damaged"))
+    );
     outbox.close(Duration::from_secs(5)).await;
     assert_eq!(open_level(&path).await, 3, "the new file is a good one");
 }
@@ -230,7 +243,10 @@ async fn an_event_with_too_much_data_is_recorded_without_it() {
     outbox.record(Stream::Events, "huge", &serde_json::json!("x".repeat(100_000)));
     until("the event", || outbox.level().events == 1).await;
     let event = read(&outbox, Stream::Events, 0).await.events.remove(0);
-    assert_eq!((event.kind.as_str(), &event.data), ("huge", &serde_json::json!({"truncated": true, "bytes": 100_002})));
+    assert_eq!(
+        (event.kind.as_str(), &event.data),
+        ("huge", &serde_json::json!({"truncated": true, "bytes": 100_002}))
+    );
 }
 
 #[tokio::test]

@@ -224,7 +224,9 @@ fn acknowledgements_of_other_streams_and_of_numbers_never_given_are_refused() {
     let mut world = World::online();
     world.record(3, 0);
     world.actions();
-    for nonsense in [ack("orders", 1), ack("events", 4), ack("audit", 1), ack("events", u64::MAX), Ack::default()] {
+    for nonsense in
+        [ack("orders", 1), ack("events", 4), ack("audit", 1), ack("events", u64::MAX), Ack::default()]
+    {
         assert!(!world.session.acknowledged(&nonsense, at(world.now)), "{nonsense:?}");
     }
     assert_eq!(world.actions(), [""; 0]);
