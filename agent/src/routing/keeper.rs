@@ -82,8 +82,8 @@ pub(super) struct Keeper {
     in_force: Option<Arc<InForce>>,
     /// Why each source's last offer was refused.
     refused: BTreeMap<Source, String>,
-    /// A table whose time has not come.
-    waiting: Option<(Timestamp, Vec<u8>)>,
+    /// Tables whose time has not come.
+    waiting: BTreeMap<Source, (Timestamp, Vec<u8>)>,
     /// A table in force that could not be written yet.
     unkept: Option<Vec<u8>>,
     /// Damaged files that were moved out of the way.
@@ -114,7 +114,7 @@ impl Keeper {
             files,
             in_force: None,
             refused: BTreeMap::new(),
-            waiting: None,
+            waiting: BTreeMap::new(),
             unkept: None,
             set_aside: Vec::new(),
         };
@@ -140,10 +140,7 @@ impl Keeper {
                 Err(error) => self.refuse(&source, &error),
             }
         }
-        if let Some((_, bytes)) = self.waiting.take_if(|(from, _)| now.is_some_and(|now| *from <= now)) {
-            self.forget_waiting();
-            let _ = self.offer_from(&Source::Pushed, &bytes, now);
-        }
+        self.retry_waiting(now);
         if let Some(bytes) = self.unkept.take() {
             self.keep(bytes);
         }
@@ -273,7 +270,7 @@ impl Keeper {
             return;
         }
         if let TableRefused::Refused(Refusal::NotYet(from)) = refusal {
-            self.wait_for(*from, bytes);
+            self.wait_for(source, *from, bytes);
         }
         self.refuse(source, refusal);
     }
@@ -301,11 +298,33 @@ impl Keeper {
         store::replace(&kept, bytes, 0o600)
     }
 
-    fn wait_for(&mut self, from: Timestamp, bytes: &[u8]) {
-        if let Err(error) = store::replace(&self.waiting_file(), bytes, 0o600) {
+    /// A file can be read again; what was pushed is kept.
+    fn wait_for(&mut self, source: &Source, from: Timestamp, bytes: &[u8]) {
+        if *source == Source::Pushed
+            && let Err(error) = store::replace(&self.waiting_file(), bytes, 0o600)
+        {
             tracing::error!(error = crate::net::explain(&error), "a route table for later cannot be kept");
         }
-        self.waiting = Some((from, bytes.to_vec()));
+        self.waiting.insert(source.clone(), (from, bytes.to_vec()));
+    }
+
+    fn retry_waiting(&mut self, now: Option<Timestamp>) {
+        let Some(time) = now else { return };
+        let due: Vec<_> = self.waiting.extract_if(.., |_, (from, _)| *from <= time).collect();
+        for (source, (_, bytes)) in due {
+            self.offer_again(&source, &bytes, now);
+        }
+    }
+
+    /// Offers a table that waited. That a newer one came meanwhile is no fault.
+    fn offer_again(&mut self, source: &Source, bytes: &[u8], now: Option<Timestamp>) {
+        if *source == Source::Pushed {
+            self.forget_waiting();
+        }
+        if !matches!(self.judge(bytes, now), Err(TableRefused::Refused(Refusal::OlderVersion { .. }))) {
+            // Its refusal is kept for the condition.
+            let _ = self.offer_from(source, bytes, now);
+        }
     }
 
     fn forget_waiting(&self) {
@@ -342,9 +361,7 @@ impl Keeper {
     fn recover_waiting(&mut self, now: Option<Timestamp>) {
         let path = self.waiting_file();
         if let Some(bytes) = self.read_own(&path) {
-            // Taken, refused or put back to wait, as if it had been pushed just now.
-            self.forget_waiting();
-            let _ = self.offer_from(&Source::Pushed, &bytes, now);
+            self.offer_again(&Source::Pushed, &bytes, now);
         }
     }
 

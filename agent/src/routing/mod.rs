@@ -38,3 +38,5 @@ pub use view::{Ask, InForce, RouteError};
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod world;

@@ -32,18 +32,14 @@ impl Nearest {
         samples.push_back(time);
     }
 
-    /// Looks at the measurements once. `candidates` are those to choose among, in listed order, without the ones that
-    /// are down.
-    pub(super) fn evaluate(&mut self, candidates: &[OriginId]) {
+    /// Looks at the measurements once. `candidates` are those to choose among, in listed order. One that is down does
+    /// not win, and one that holds the place keeps it while it is down: to serve in its stead is a fail-over, which
+    /// ends when it is back.
+    pub(super) fn evaluate(&mut self, candidates: &[OriginId], is_down: impl Fn(&OriginId) -> bool) {
         self.samples.retain(|origin, _| candidates.contains(origin));
-        let holder = match self.holder.take().filter(|holder| candidates.contains(holder)) {
-            Some(holder) => holder,
-            None => match candidates.first() {
-                Some(first) => first.clone(),
-                None => return,
-            },
-        };
-        let faster = self.clearly_faster(&holder);
+        let kept = self.holder.take().filter(|holder| candidates.contains(holder));
+        let Some(holder) = kept.or_else(|| candidates.first().cloned()) else { return };
+        let faster = self.clearly_faster(&holder).filter(|faster| !is_down(faster) && !is_down(&holder));
         self.holder = Some(holder);
         let rounds = match (&faster, &self.challenger) {
             (Some(name), Some((before, rounds))) if name == before => rounds + 1,
@@ -87,13 +83,17 @@ mod tests {
         name.parse().unwrap()
     }
 
+    fn up(_: &OriginId) -> bool {
+        false
+    }
+
     fn after(first_ms: u64, second_ms: u64, evaluations: u32) -> Option<String> {
         let (first, second) = (origin("first"), origin("second"));
         let mut nearest = Nearest::default();
         for _ in 0..evaluations {
             nearest.measured(&first, Duration::from_millis(first_ms));
             nearest.measured(&second, Duration::from_millis(second_ms));
-            nearest.evaluate(&[first.clone(), second.clone()]);
+            nearest.evaluate(&[first.clone(), second.clone()], up);
         }
         nearest.nearest().map(ToString::to_string)
     }
@@ -101,7 +101,7 @@ mod tests {
     #[test]
     fn nothing_is_nearest_before_a_measurement() {
         let mut nearest = Nearest::default();
-        nearest.evaluate(&[origin("first"), origin("second")]);
+        nearest.evaluate(&[origin("first"), origin("second")], up);
         assert_eq!(nearest.nearest(), None);
     }
 
@@ -120,18 +120,18 @@ mod tests {
         let mut nearest = Nearest::default();
         nearest.measured(&first, Duration::from_millis(200));
         nearest.measured(&second, Duration::from_millis(60));
-        nearest.evaluate(&both);
-        nearest.evaluate(&both);
+        nearest.evaluate(&both, up);
+        nearest.evaluate(&both, up);
         nearest.measured(&first, Duration::from_millis(61));
-        nearest.evaluate(&both);
+        nearest.evaluate(&both, up);
         assert_eq!(nearest.nearest(), Some(&first));
         for _ in 0..SAMPLES {
             nearest.measured(&first, Duration::from_millis(200));
         }
-        nearest.evaluate(&both);
-        nearest.evaluate(&both);
+        nearest.evaluate(&both, up);
+        nearest.evaluate(&both, up);
         assert_eq!(nearest.nearest(), Some(&first));
-        nearest.evaluate(&both);
+        nearest.evaluate(&both, up);
         assert_eq!(nearest.nearest(), Some(&second));
     }
 
@@ -142,11 +142,26 @@ mod tests {
         nearest.measured(&first, Duration::from_millis(200));
         nearest.measured(&second, Duration::from_millis(60));
         for _ in 0..3 {
-            nearest.evaluate(&[first.clone(), second.clone()]);
+            nearest.evaluate(&[first.clone(), second.clone()], up);
         }
         assert_eq!(nearest.nearest(), Some(&second));
-        nearest.evaluate(std::slice::from_ref(&first));
+        nearest.evaluate(std::slice::from_ref(&first), up);
         assert_eq!(nearest.nearest(), Some(&first));
+    }
+
+    #[test]
+    fn the_nearest_keeps_its_place_while_it_is_down_and_nobody_wins_who_is_down() {
+        let (first, second) = (origin("first"), origin("second"));
+        let both = [first.clone(), second.clone()];
+        let mut nearest = Nearest::default();
+        for down in [&first, &second] {
+            for _ in 0..9 {
+                nearest.measured(&first, Duration::from_millis(200));
+                nearest.measured(&second, Duration::from_millis(60));
+                nearest.evaluate(&both, |origin| origin == down);
+                assert_eq!(nearest.nearest(), Some(&first));
+            }
+        }
     }
 
     proptest::proptest! {
@@ -159,7 +174,7 @@ mod tests {
             for (one, other) in times {
                 nearest.measured(&first, Duration::from_millis(one));
                 nearest.measured(&second, Duration::from_millis(other));
-                nearest.evaluate(&[first.clone(), second.clone()]);
+                nearest.evaluate(&[first.clone(), second.clone()], up);
                 proptest::prop_assert_eq!(nearest.nearest(), Some(&first));
             }
         }
