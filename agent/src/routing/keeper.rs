@@ -86,6 +86,8 @@ pub(super) struct Keeper {
     waiting: BTreeMap<Source, (Timestamp, Vec<u8>)>,
     /// A table in force that could not be written yet.
     unkept: Option<Vec<u8>>,
+    /// Why the kept table does not route.
+    unusable: Option<String>,
     /// Damaged files that were moved out of the way.
     set_aside: Vec<String>,
 }
@@ -116,6 +118,7 @@ impl Keeper {
             refused: BTreeMap::new(),
             waiting: BTreeMap::new(),
             unkept: None,
+            unusable: None,
             set_aside: Vec::new(),
         };
         keeper.recover();
@@ -153,8 +156,7 @@ impl Keeper {
 
     /// The conditions that this flow owns, with their details when they hold.
     pub(super) fn conditions(&self, now: Option<Timestamp>) -> Vec<(Condition, Option<String>)> {
-        let refused: Vec<_> =
-            self.refused.iter().map(|(source, why)| format!("{}: {why}", self.describe(source))).collect();
+        let refused: Vec<_> = self.complaints().collect();
         let expired = self.in_force.as_ref().and_then(|in_force| {
             let table = &in_force.table;
             let ended = now.is_some_and(|now| table.expires_at <= now);
@@ -178,18 +180,20 @@ impl Keeper {
             return "no key is trusted to sign route tables: activate, or set routing.trusted_keys"
                 .to_owned();
         }
-        let seen: Vec<_> = self.files.iter().filter(|(_, file)| file.exists()).collect();
-        let mut why: Vec<_> =
-            self.refused.iter().map(|(source, why)| format!("{}: {why}", self.describe(source))).collect();
+        let mut why: Vec<_> = self.unusable.iter().cloned().chain(self.complaints()).collect();
         for (source, file) in &self.files {
             if *source == Source::Configured && !file.exists() {
                 why.push(format!("routing.table {} does not exist", file.path.display()));
             }
         }
-        if seen.is_empty() && why.is_empty() {
+        if why.is_empty() {
             return "none was found: activate, or set routing.table".to_owned();
         }
         why.join("; ")
+    }
+
+    fn complaints(&self) -> impl Iterator<Item = String> {
+        self.refused.iter().map(|(source, why)| format!("{}: {why}", self.describe(source)))
     }
 
     fn describe(&self, source: &Source) -> String {
@@ -350,6 +354,7 @@ impl Keeper {
             Ok(accepted) => Some(Arc::new(in_force(accepted, last_good))),
             Err(refusal) => {
                 tracing::error!(path = %path.display(), why = %refusal, "a kept route table is not usable");
+                self.unusable = Some(format!("the kept table {}: {refusal}", path.display()));
                 if is_damage(&refusal) {
                     self.move_aside(path, &refusal);
                 }

@@ -39,7 +39,7 @@ impl Nearest {
         self.samples.retain(|origin, _| candidates.contains(origin));
         let kept = self.holder.take().filter(|holder| candidates.contains(holder));
         let Some(holder) = kept.or_else(|| candidates.first().cloned()) else { return };
-        let faster = self.clearly_faster(&holder).filter(|faster| !is_down(faster) && !is_down(&holder));
+        let faster = if is_down(&holder) { None } else { self.clearly_faster(&holder, is_down) };
         self.holder = Some(holder);
         let rounds = match (&faster, &self.challenger) {
             (Some(name), Some((before, rounds))) if name == before => rounds + 1,
@@ -59,11 +59,12 @@ impl Nearest {
         self.holder.as_ref().filter(|holder| self.samples.contains_key(*holder))
     }
 
-    fn clearly_faster(&self, holder: &OriginId) -> Option<OriginId> {
+    fn clearly_faster(&self, holder: &OriginId, is_down: impl Fn(&OriginId) -> bool) -> Option<OriginId> {
         let held = self.best(holder)?;
         let (name, time) = self
             .samples
             .keys()
+            .filter(|origin| !is_down(origin))
             .filter_map(|origin| Some((origin, self.best(origin)?)))
             .min_by_key(|(_, time)| *time)?;
         let clearly = time + FASTER_BY <= held && time <= held.mul_f64(FASTER_SHARE);

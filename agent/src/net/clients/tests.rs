@@ -186,3 +186,55 @@ async fn a_switch_of_the_origin_behind_one_domain_leaves_the_old_connections() {
     }
     assert_eq!(hits.map(|hit| hit.load(Ordering::SeqCst)), [3, 3]);
 }
+
+/// A certificate authority's certificate and a server that shows one for `name`; tells whom it was asked for.
+async fn tls_server(name: &str) -> (rustls::RootCertStore, u16, tokio::sync::mpsc::Receiver<Option<String>>) {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let signed = rcgen::generate_simple_self_signed(vec![name.to_owned()]).unwrap();
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(signed.cert.der().clone()).unwrap();
+    let key = rustls_pki_types::PrivateKeyDer::Pkcs8(signed.signing_key.serialize_der().into());
+    let config =
+        rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![signed.cert.der().clone()], key)
+            .unwrap();
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let (asked, asked_for) = tokio::sync::mpsc::channel(4);
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let Ok(mut stream) = acceptor.accept(stream).await else { continue };
+            asked.send(stream.get_ref().1.server_name().map(str::to_owned)).await.unwrap();
+            let mut request = [0; 1024];
+            let _ = stream.read(&mut request).await;
+            let _ = stream.write_all(b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n").await;
+            let _ = stream.shutdown().await;
+        }
+    });
+    (roots, port, asked_for)
+}
+
+#[tokio::test]
+async fn over_tls_the_domain_is_what_must_be_proven_wherever_it_is_dialled() {
+    let (roots, port, mut asked_for) = tls_server("us.store.test").await;
+    let config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let (clients, _tls) = clients(Scheme::Https, Some(Arc::new(config)));
+    let secure = |domain: &str| Decision {
+        base_url: format!("https://{domain}:{port}"),
+        ..way(domain, "127.0.0.1", port, &[])
+    };
+    assert_eq!(fetch(&clients, &secure("us.store.test"), "/").await.unwrap().status(), 204);
+    assert_eq!(asked_for.recv().await.unwrap().as_deref(), Some("us.store.test"));
+    let error = fetch(&clients, &secure("jp.store.test"), "/").await.unwrap_err();
+    assert!(error.contains("certificate"), "{error}");
+    let plain = Decision { base_url: format!("http://us.store.test:{port}"), ..secure("us.store.test") };
+    assert!(fetch(&clients, &plain, "/").await.is_err(), "a client for TLS sends nothing in the open");
+}

@@ -147,6 +147,22 @@ fn a_portal_in_place_of_every_origin_is_a_line_that_is_down() {
 }
 
 #[test]
+fn an_origin_that_takes_orders_but_has_no_health_probe_is_no_line_that_is_down() {
+    let only: OriginId = "only".parse().unwrap();
+    let mut origins = Origins::new(HealthSettings::default(), 1);
+    origins.watch(&[only.clone()].into(), Mono::default());
+    for n in 1..=20 {
+        let now = Mono(Duration::from_secs(n * 10));
+        origins.traffic(&only, &Outcome::Answered, now);
+        assert_eq!(origins.begin_round(now).len(), 1);
+        origins.end_round(&[(only.clone(), Probed::Sent(Outcome::NotTheOrigin("404".into())))], now);
+        let seen = origins.seen()[&only].clone();
+        assert_eq!((origins.line(), seen.shown), (Line::Up, Health::Up));
+        assert_eq!(seen.impostor.as_deref(), Some("404"));
+    }
+}
+
+#[test]
 fn what_answers_instead_of_the_origin_is_told_until_the_origin_answers_again() {
     let near: OriginId = "near".parse().unwrap();
     let mut world = two(1);

@@ -228,6 +228,8 @@ fn a_kept_table_of_another_key_does_not_route_and_is_not_taken_for_damage() {
     let mut keeper = open(other);
     assert_eq!(version(&keeper), None);
     assert!(keeper.take_set_aside().is_empty());
+    let told = detail(&keeper, Condition::RouteTableMissing, now()).unwrap();
+    assert!(told.contains("signed by k1") || told.contains("k9"), "{told}");
     let keyless = open(TrustedKeys::new());
     let told = detail(&keyless, Condition::RouteTableMissing, now()).unwrap();
     assert!(told.contains("routing.trusted_keys"), "{told}");
