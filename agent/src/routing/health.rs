@@ -102,7 +102,8 @@ pub(super) struct Origins {
     origins: BTreeMap<OriginId, Origin>,
     line: Line,
     silent: u32,
-    /// An origin answered traffic since the last round: one without a health probe is not a line that is down.
+    /// The last traffic since the last round was answered: an origin without a health probe is not a line that is
+    /// down.
     traffic_answered: bool,
     first_rounds_left: u32,
     under_way: bool,
@@ -161,6 +162,7 @@ impl Origins {
                 self.somebody_answered();
             }
             Outcome::Failed(why) => {
+                self.traffic_answered = false;
                 if known.failed(why) {
                     self.hurry(now);
                 }

@@ -12,16 +12,16 @@
 //! before it routes as "last good". A kept table was accepted once, so neither its age nor the clock is held against
 //! it again.
 
+use super::shelf::{Place, Shelf};
 use super::view::InForce;
-use super::watched::{FILE_MAX, ReadError, WatchedFile, read_bounded};
-use crate::store::{self, StoreError};
+use super::watched::{FILE_MAX, ReadError, WatchedFile};
+use crate::store::StoreError;
 use samovar_wire::Timestamp;
 use samovar_wire::conditions::Condition;
 use samovar_wire::dsse::{Envelope, OpenError, TrustedKeys};
 use samovar_wire::route::{self, Refusal, Stored};
 use std::collections::BTreeMap;
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 /// Where tables come from and who may sign them.
@@ -76,7 +76,7 @@ enum Source {
 /// Keeps the table in force.
 #[derive(Debug)]
 pub(super) struct Keeper {
-    directory: PathBuf,
+    shelf: Shelf,
     trust: Trust,
     files: Vec<(Source, WatchedFile)>,
     in_force: Option<Arc<InForce>>,
@@ -88,8 +88,6 @@ pub(super) struct Keeper {
     unkept: Option<Vec<u8>>,
     /// Why the kept table does not route.
     unusable: Option<String>,
-    /// Damaged files that were moved out of the way.
-    set_aside: Vec<String>,
 }
 
 impl Keeper {
@@ -100,8 +98,6 @@ impl Keeper {
         trust: Trust,
         now: Option<Timestamp>,
     ) -> Result<Self, StoreError> {
-        let directory = data.join("routes");
-        store::make_dir(&directory)?;
         let activation = data.join("route-table.json");
         let mut files = Vec::new();
         if let Some(table) = table {
@@ -111,7 +107,7 @@ impl Keeper {
             files.push((Source::Activation, WatchedFile::new(activation)));
         }
         let mut keeper = Self {
-            directory,
+            shelf: Shelf::open(data)?,
             trust,
             files,
             in_force: None,
@@ -119,10 +115,8 @@ impl Keeper {
             waiting: BTreeMap::new(),
             unkept: None,
             unusable: None,
-            set_aside: Vec::new(),
         };
-        keeper.recover();
-        keeper.recover_waiting(now);
+        keeper.recover(now);
         keeper.poll(now);
         Ok(keeper)
     }
@@ -144,9 +138,7 @@ impl Keeper {
             }
         }
         self.retry_waiting(now);
-        if let Some(bytes) = self.unkept.take() {
-            self.keep(bytes);
-        }
+        self.unkept = self.unkept.take().filter(|bytes| self.shelf.keep(bytes).is_err());
     }
 
     /// Takes a table that the fleet pushed, or says why not.
@@ -171,7 +163,7 @@ impl Keeper {
 
     /// Damaged files that were moved out of the way since the last call.
     pub(super) fn take_set_aside(&mut self) -> Vec<String> {
-        std::mem::take(&mut self.set_aside)
+        self.shelf.take_set_aside()
     }
 
     /// Why no table is in force, and what to do.
@@ -262,7 +254,7 @@ impl Keeper {
         tracing::info!(version, key = accepted.key_id, "route table in force");
         self.in_force = Some(Arc::new(in_force(accepted, false)));
         self.refused.clear();
-        self.keep(bytes.to_vec());
+        self.keep(bytes);
         Taken::InForce { version }
     }
 
@@ -285,29 +277,20 @@ impl Keeper {
         self.refused.insert(source.clone(), why);
     }
 
-    /// Keeps the envelope on disk, and the one before it. The table is in force even if that fails: an emergency
-    /// switch must work on a full disk. It is tried again with every look.
-    fn keep(&mut self, bytes: Vec<u8>) {
-        if let Err(error) = self.write(&bytes) {
+    /// Keeps the envelope on disk. The table is in force even if that fails: an emergency switch must work on a full
+    /// disk. It is tried again with every look.
+    fn keep(&mut self, bytes: &[u8]) {
+        self.unkept = None;
+        if let Err(error) = self.shelf.keep(bytes) {
             tracing::error!(error = crate::net::explain(&error), "the route table in force cannot be kept");
-            self.unkept = Some(bytes);
+            self.unkept = Some(bytes.to_vec());
         }
-    }
-
-    fn write(&self, bytes: &[u8]) -> Result<(), StoreError> {
-        let kept = self.kept();
-        if let Some(before) = store::read(&kept)?.filter(|before| before != bytes) {
-            store::replace(&self.previous(), &before, 0o600)?;
-        }
-        store::replace(&kept, bytes, 0o600)
     }
 
     /// A file can be read again; what was pushed is kept.
     fn wait_for(&mut self, source: &Source, from: Timestamp, bytes: &[u8]) {
-        if *source == Source::Pushed
-            && let Err(error) = store::replace(&self.waiting_file(), bytes, 0o600)
-        {
-            tracing::error!(error = crate::net::explain(&error), "a route table for later cannot be kept");
+        if *source == Source::Pushed {
+            self.shelf.keep_waiting(Some(bytes));
         }
         self.waiting.insert(source.clone(), (from, bytes.to_vec()));
     }
@@ -323,7 +306,7 @@ impl Keeper {
     /// Offers a table that waited. That a newer one came meanwhile is no fault.
     fn offer_again(&mut self, source: &Source, bytes: &[u8], now: Option<Timestamp>) {
         if *source == Source::Pushed {
-            self.forget_waiting();
+            self.shelf.keep_waiting(None);
         }
         if !matches!(self.judge(bytes, now), Err(TableRefused::Refused(Refusal::OlderVersion { .. }))) {
             // Its refusal is kept for the condition.
@@ -331,74 +314,30 @@ impl Keeper {
         }
     }
 
-    fn forget_waiting(&self) {
-        if let Err(error) = store::remove(&self.waiting_file()) {
-            tracing::warn!(error = crate::net::explain(&error), "a route table that waited is still there");
-        }
-    }
-
-    /// Brings the kept table back into force, or else the one before it.
-    fn recover(&mut self) {
-        let kept = self.kept();
-        self.in_force = self.recover_from(&kept, false);
-        if self.in_force.is_none() {
-            let previous = self.previous();
-            self.in_force = self.recover_from(&previous, true);
-        }
-    }
-
-    fn recover_from(&mut self, path: &Path, last_good: bool) -> Option<Arc<InForce>> {
-        let bytes = self.read_own(path)?;
-        // Accepted once: the clock is not asked again.
-        match judge(&bytes, &self.trust, None, None) {
-            Ok(accepted) => Some(Arc::new(in_force(accepted, last_good))),
-            Err(refusal) => {
-                tracing::error!(path = %path.display(), why = %refusal, "a kept route table is not usable");
-                self.unusable = Some(format!("the kept table {}: {refusal}", path.display()));
-                if is_damage(&refusal) {
-                    self.move_aside(path, &refusal);
-                }
-                None
-            }
-        }
-    }
-
-    fn recover_waiting(&mut self, now: Option<Timestamp>) {
-        let path = self.waiting_file();
-        if let Some(bytes) = self.read_own(&path) {
+    /// Brings the kept table back into force, or else the one before it, and the one that waits back to wait.
+    fn recover(&mut self, now: Option<Timestamp>) {
+        self.in_force =
+            self.recover_from(Place::InForce).or_else(|| self.recover_from(Place::Previous)).map(Arc::new);
+        if let Some(bytes) = self.shelf.read(Place::Waiting) {
             self.offer_again(&Source::Pushed, &bytes, now);
         }
     }
 
-    fn read_own(&mut self, path: &Path) -> Option<Vec<u8>> {
-        match read_bounded(path) {
-            Ok(bytes) => Some(bytes),
-            Err(ReadError::Read(error)) if error.kind() == io::ErrorKind::NotFound => None,
-            Err(error) => {
-                self.move_aside(path, &error);
+    fn recover_from(&mut self, place: Place) -> Option<InForce> {
+        let bytes = self.shelf.read(place)?;
+        // Accepted once: the clock is not asked again.
+        match judge(&bytes, &self.trust, None, None) {
+            Ok(accepted) => Some(in_force(accepted, place == Place::Previous)),
+            Err(refusal) => {
+                let path = self.shelf.path(place);
+                tracing::error!(path = %path.display(), why = %refusal, "a kept route table is not usable");
+                self.unusable = Some(format!("the kept table {}: {refusal}", path.display()));
+                if is_damage(&refusal) {
+                    self.shelf.move_aside(place, &refusal);
+                }
                 None
             }
         }
-    }
-
-    fn move_aside(&mut self, path: &Path, why: &impl ToString) {
-        let outcome = match store::set_aside(path) {
-            Ok(target) => format!("is now {}", target.display()),
-            Err(error) => crate::net::explain(&error),
-        };
-        self.set_aside.push(format!("{} ({}) {outcome}", path.display(), why.to_string()));
-    }
-
-    fn kept(&self) -> PathBuf {
-        self.directory.join("in-force.json")
-    }
-
-    fn previous(&self) -> PathBuf {
-        self.directory.join("previous.json")
-    }
-
-    fn waiting_file(&self) -> PathBuf {
-        self.directory.join("waiting.json")
     }
 }
 
@@ -416,12 +355,12 @@ fn judge(
     Ok(route::accept(&envelope, &trust.keys, &trust.environment, stored, now)?)
 }
 
-/// The bytes changed on disk; a table of other keys or another environment is whole, just not for now.
+/// The bytes changed on disk. A table of other keys, another environment or other rules is whole, just not for now.
 fn is_damage(refusal: &TableRefused) -> bool {
     match refusal {
+        TableRefused::TooLarge | TableRefused::NotAnEnvelope(_) => true,
         TableRefused::Refused(Refusal::Untrusted(why)) => !matches!(why, OpenError::UnknownKey { .. }),
-        TableRefused::Refused(Refusal::Environment { .. } | Refusal::Schema(_)) => false,
-        _ => true,
+        TableRefused::Refused(_) => false,
     }
 }
 

@@ -25,6 +25,7 @@ mod keeper;
 mod nearest;
 mod probe;
 mod run;
+mod shelf;
 mod targets;
 mod verdict;
 mod view;

@@ -234,6 +234,8 @@ fn cuts() -> impl proptest::strategy::Strategy<Value = Vec<Range<Seconds>>> {
 }
 
 proptest::proptest! {
+    #![proptest_config(proptest::test_runner::Config::with_cases(48))]
+
     #[test]
     fn a_store_whose_own_line_comes_and_goes_never_fails_over(
         cuts in cuts(), traffic in proptest::option::of(0.2..60.0_f64), seed: u64

@@ -1,6 +1,8 @@
 use super::*;
 use crate::routing::world::{sign, table, trusted};
+use crate::store;
 use serde_json::{Value, json};
+use std::path::PathBuf;
 
 const ORIGINS: &[(&str, &str, u16)] = &[("us-west", "127.0.0.1", 1), ("apac", "127.0.0.1", 2)];
 
