@@ -147,6 +147,28 @@ fn a_portal_in_place_of_every_origin_is_a_line_that_is_down() {
 }
 
 #[test]
+fn rounds_that_count_against_an_origin_are_forgotten_when_nobody_answers() {
+    let (near, far): (OriginId, OriginId) = ("near".parse().unwrap(), "far".parse().unwrap());
+    let mut origins = Origins::new(HealthSettings::default(), 1);
+    origins.watch(&[near.clone(), far.clone()].into(), Mono::default());
+    let failed = || Probed::Sent(Outcome::Failed("time-out".into()));
+    let mut round = |n: u64, others: Probed| {
+        let now = Mono(Duration::from_secs(n * 10));
+        assert_eq!(origins.begin_round(now).len(), 2);
+        origins.end_round(&[(near.clone(), failed()), (far.clone(), others)], now);
+        origins.seen()[&near].routing
+    };
+    let answered = || Probed::Sent(Outcome::Answered);
+    assert_eq!(round(1, answered()), Health::Unknown);
+    for n in 2..5 {
+        assert_eq!(round(n, failed()), Health::Unknown);
+    }
+    assert_eq!(round(5, answered()), Health::Unknown, "the first that counts again");
+    assert_eq!(round(6, answered()), Health::Down);
+    assert_eq!(round(7, failed()), Health::Down, "what was left stays left");
+}
+
+#[test]
 fn an_origin_that_takes_orders_but_has_no_health_probe_is_no_line_that_is_down() {
     let only: OriginId = "only".parse().unwrap();
     let mut origins = Origins::new(HealthSettings::default(), 1);
