@@ -1,0 +1,3 @@
+//! The commands of `samovar-agent` besides `run`.
+
+pub mod activate;
