@@ -1,7 +1,7 @@
 //! What a till is promised when it hands over an order.
 
 use crate::shop::{
-    SOON, accepted, exactly_these, in_state, place_many, sale, sale_with, settled, shop, token,
+    SOON, accepted, condition, exactly_these, in_state, place_many, sale, sale_with, settled, shop, token,
 };
 use anyhow::Result;
 use http::Method;
@@ -107,7 +107,7 @@ async fn a_reused_key_is_refused_kept_and_shown() -> Result<()> {
     assert_eq!(quarantined.len(), 1, "{quarantined:?}");
     assert_ne!(quarantined[0]["id"], first);
     assert_eq!(quarantined[0]["conflict_with"], first);
-    assert!(shop.agent.api().conditions().await?.contains_key("key-conflict"));
+    condition(&shop.agent, "key-conflict", true, SOON).await?;
     settled(&shop.agent, 1, SOON).await?;
     exactly_these(&shop.origin, &["A-1".into()])
 }

@@ -183,12 +183,12 @@ async fn a_key_that_the_origin_knows_with_other_content_is_quarantined_with_an_a
     shop.origin.occupy("POS-US-0001", "A-1");
     let id = accepted(shop.agent.api(), &sale("A-1")).await?;
     in_state(&shop.agent, &id, "quarantined", SOON).await?;
-    let conditions = shop.agent.api().conditions().await?;
-    assert!(
-        conditions.contains_key("key-conflict") || conditions.contains_key("orders-quarantined"),
-        "{conditions:?}"
-    );
-    Ok(())
+    eventually("the alarm", SOON, async || {
+        let conditions = shop.agent.api().conditions().await.ok()?;
+        (conditions.contains_key("key-conflict") || conditions.contains_key("orders-quarantined"))
+            .then_some(())
+    })
+    .await
 }
 
 #[tokio::test]
@@ -258,7 +258,7 @@ async fn an_order_that_a_committed_in_silence_is_never_sent_to_b() -> Result<()>
     .await?;
     assert!(!b.holds("first"), "the order was sent to both");
     let record = agent.api().order("first").await?;
-    assert_eq!(record["state"], "pending", "{record}");
+    assert!(record["state"] == "pending" || record["state"] == "sending", "{record}");
     a.always(Behaviour::Honest);
     a.set_healthy(true);
     let accepted = agent.api().summary().await?.accepted;

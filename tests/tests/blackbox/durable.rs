@@ -46,7 +46,7 @@ fn steps(trace: &str) -> Vec<Step> {
 /// `start` names the call and its file, `end` has the result (and what was read).
 fn step(start: &str, end: &str) -> Option<Step> {
     let flush = start.starts_with("fdatasync(") || start.starts_with("fsync(");
-    if flush && start.contains("ledger") && end.trim_end().ends_with("= 0") {
+    if flush && start.contains("/data/") && end.trim_end().ends_with("= 0") {
         return Some(Step::LedgerFlushed);
     }
     let came_in = ["read(", "recvfrom(", "readv("].iter().any(|name| start.starts_with(name));

@@ -151,7 +151,7 @@ async fn the_command_line_finds_the_running_agent() -> Result<()> {
     accepted(shop.agent.api(), &sale("A-1")).await?;
     settled(&shop.agent, 1, SOON).await?;
     let cases: [(&[&str], &str); 3] =
-        [(&["status"], "POS-US-0001"), (&["orders"], "A-1"), (&["resolve", "orders"], "us-west")];
+        [(&["status"], "POS-US-0001"), (&["orders", "list"], "A-1"), (&["resolve", "orders"], "us-west")];
     for (arguments, expected) in cases {
         let mut command = Command::new(binaries::agent()?);
         command.args(arguments).arg("--data").arg(shop.agent.data()).arg("--json").kill_on_drop(true);

@@ -1,5 +1,6 @@
-//! The programs from outside: the agent standalone (contracts §6) against a scripted origin and a real
-//! mosquitto, then agent and fleet server together. One story per test; everything on loopback, in temporary directories, on free ports.
+//! The programs from outside: the agent standalone (contracts §6) against a scripted origin and a real mosquitto, then
+//! agent and fleet server together. One story per test; everything on loopback, in temporary directories, on free
+//! ports.
 
 mod accept;
 mod deliver;
