@@ -90,7 +90,8 @@ impl Day {
         let replay = self.replay();
         let part = |share: f64| replay.mul_f64(share);
         let busiest = self.busiest_hour();
-        let cut = busiest.min(part(0.6));
+        // Not at the very beginning and not at the very end: one wants to see it work before and after.
+        let cut = busiest.clamp(part(0.1), part(0.6));
         Trouble { cut, kill: cut + part(0.05), revive: cut + part(0.1), restore: cut + part(0.2) }
     }
 

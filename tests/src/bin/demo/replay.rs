@@ -44,7 +44,7 @@ type Addresses = Arc<Vec<watch::Sender<LocalApi>>>;
 pub(crate) async fn run(day: &Day, stage: &mut Stage, screen: &Screen) -> Result<Outcome> {
     let apis: Addresses =
         Arc::new(stage.agents.iter().map(|agent| watch::Sender::new(agent.api().clone())).collect());
-    let count = AtomicU64::new(0);
+    let count = Arc::new(AtomicU64::new(0));
     let started = Instant::now();
     // The trouble has the till to itself; everybody else only talks to it.
     let mut pos = stage.agents.remove(0);
@@ -62,24 +62,24 @@ pub(crate) async fn run(day: &Day, stage: &mut Stage, screen: &Screen) -> Result
 }
 
 /// Each order at its moment, at most [`AT_ONCE`] at a time for each device.
-async fn sell(day: &Day, started: Instant, apis: &Addresses, count: &AtomicU64) -> Result<Outcome> {
+async fn sell(day: &Day, started: Instant, apis: &Addresses, count: &Arc<AtomicU64>) -> Result<Outcome> {
     let lanes: Vec<_> = DEVICES.iter().map(|_| Arc::new(Semaphore::new(AT_ONCE))).collect();
     let mut tills = JoinSet::new();
     let mut outcome = Outcome { accepted: Vec::new(), refused: Vec::new() };
     for planned in &day.orders {
         sleep_until(started + planned.at).await;
         let lane = lanes[planned.device].clone().acquire_owned().await?;
-        let apis = apis.clone();
+        let (apis, count) = (apis.clone(), count.clone());
         let (device, order) = (planned.device, planned.order.clone());
         tills.spawn(async move {
             let placed = place(&apis[device], device, order.order_no, order.body).await;
+            count.fetch_add(1, Ordering::Relaxed);
             drop(lane);
             placed
         });
         while let Some(done) = tills.try_join_next() {
             outcome.note(done?);
         }
-        count.store(outcome.accepted.len() as u64, Ordering::Relaxed);
     }
     while let Some(done) = tills.join_next().await {
         outcome.note(done?);

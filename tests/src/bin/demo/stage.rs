@@ -108,6 +108,16 @@ impl Stage {
         screen.event("something is still on the way");
     }
 
+    /// How many of the devices head office sees.
+    pub(crate) async fn seen_online(&self) -> usize {
+        let mut seen = 0;
+        for (device, _) in DEVICES {
+            let known = self.fleet.get(&format!("/api/v1/devices/{device}")).await;
+            seen += usize::from(known.is_ok_and(|known| known["online"] == true));
+        }
+        seen
+    }
+
     /// Where to look around.
     pub(crate) fn print_addresses(&self) -> Result<()> {
         println!("\nfleet console   {}", self.fleet.url()?);

@@ -18,6 +18,7 @@ pub(crate) struct Verdict {
     unasked: usize,
     longest_wait: Duration,
     memory: Vec<(u64, u64)>,
+    seen_online: usize,
 }
 
 /// Compares what devices acknowledged with what origins hold.
@@ -45,6 +46,7 @@ pub(crate) async fn judge(outcome: &Outcome, stage: &Stage) -> Result<Verdict> {
         unasked: 0,
         longest_wait,
         memory: memory(stage)?,
+        seen_online: stage.seen_online().await,
     };
     for placed in &outcome.accepted {
         match held.remove(&(placed.device.to_owned(), placed.key.clone())).as_deref() {
@@ -87,6 +89,7 @@ impl Verdict {
             let mib = |bytes: u64| (bytes + 512 * 1024) / (1024 * 1024);
             println!("  memory        {:>7} MiB {device} (peak {} MiB)", mib(*now), mib(*peak));
         }
+        println!("  seen online   {:>7}   of {} devices, by the fleet", self.seen_online, DEVICES.len());
         println!("  told in       {:>7.1} s", took.as_secs_f64());
         for (what, keys) in
             [("lost", &self.lost), ("duplicated", &self.duplicated), ("refused", &self.refused)]
