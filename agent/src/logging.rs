@@ -36,8 +36,11 @@ pub fn start(data: &Path, settings: &LogsSection) -> Result<WorkerGuard, Logging
     let failed = |source| LoggingError { path: directory.clone(), source };
     fs::create_dir_all(&directory).map_err(failed)?;
     let files = SizedFiles::open(&directory, settings.max_bytes / FILES).map_err(failed)?;
-    let (writer, guard) =
-        NonBlockingBuilder::default().buffered_lines_limit(QUEUE_LINES).lossy(true).thread_name("logs").finish(files);
+    let (writer, guard) = NonBlockingBuilder::default()
+        .buffered_lines_limit(QUEUE_LINES)
+        .lossy(true)
+        .thread_name("logs")
+        .finish(files);
     // The level was checked with the configuration.
     let filter = || EnvFilter::try_new(&settings.level).unwrap_or_else(|_| EnvFilter::new("info"));
     let lines = fmt::layer().with_ansi(io::stdout().is_terminal()).with_target(false).with_filter(filter());

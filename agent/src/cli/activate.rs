@@ -138,7 +138,7 @@ fn slug(error: &ActivateError) -> &str {
         ActivateError::Refused { problem, .. } if !problem.slug().is_empty() => problem.slug(),
         ActivateError::Refused { .. } => "claim-refused",
         ActivateError::AlreadyActive(_) => "already-active",
-        ActivateError::OrdersPending(_) => "orders-pending",
+        ActivateError::OrdersPending(_) | ActivateError::OtherDevice { .. } => "orders-pending",
         ActivateError::Claim(_) | ActivateError::Server(_) | ActivateError::Roots(_) => "usage",
         ActivateError::Files(_) | ActivateError::Store(_) => "storage",
         ActivateError::SigningRequest(_) => "signing-request",
@@ -149,9 +149,10 @@ fn slug(error: &ActivateError) -> &str {
 
 const fn code(error: &ActivateError) -> u8 {
     match error {
-        ActivateError::Refused { .. } | ActivateError::AlreadyActive(_) | ActivateError::OrdersPending(_) => {
-            exit::REFUSED
-        }
+        ActivateError::Refused { .. }
+        | ActivateError::AlreadyActive(_)
+        | ActivateError::OrdersPending(_)
+        | ActivateError::OtherDevice { .. } => exit::REFUSED,
         ActivateError::Claim(_) | ActivateError::Server(_) | ActivateError::Roots(_) => exit::USAGE,
         ActivateError::Files(_) | ActivateError::Store(_) | ActivateError::SigningRequest(_) => exit::STORAGE,
         _ => exit::NO_ANSWER,

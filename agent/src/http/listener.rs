@@ -6,6 +6,7 @@
 
 use super::Gate;
 use crate::clock::{Mono, mono};
+use crate::stop;
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use http::Request;
@@ -54,7 +55,7 @@ pub async fn serve(
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             Some(_) = tasks.join_next() => continue,
-            _ = stop.wait_for(|stopping| *stopping) => break,
+            () = stop::asked(&mut stop) => break,
         };
         let (stream, peer) = match accepted {
             Ok(accepted) => accepted,
@@ -194,7 +195,7 @@ async fn connection(
     tokio::select! {
         // Errors here are the other side's: it went away or did not speak HTTP.
         _ = served.as_mut() => return,
-        _ = stop.wait_for(|stopping| *stopping) => served.as_mut().graceful_shutdown(),
+        () = stop::asked(&mut stop) => served.as_mut().graceful_shutdown(),
     }
     let _ = served.await;
 }

@@ -24,7 +24,6 @@ use super::tls::{Credential, Roots, TlsError};
 use crate::store::{self, StoreError};
 use samovar_wire::activation::CommandKey;
 use samovar_wire::dsse::TrustedKeys;
-use samovar_wire::encoding::{hex, sha256};
 use samovar_wire::ids::DeviceClass;
 use samovar_wire::{Country, DeviceId, StoreId, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -361,7 +360,7 @@ fn steps(dir: &Path, activation: &Activation, texts: &Texts<'_>) -> Result<Vec<S
 /// What the credential in force makes superfluous: older ones and the keys of unanswered claims.
 fn cleaning(dir: &Path, in_force: u64) -> Vec<Step> {
     let superfluous = |name: &&String| {
-        credential_number(name).is_some_and(|number| number != in_force) || name.starts_with(PENDING)
+        credential_number(name).is_some_and(|number| number != in_force) || name.starts_with(pending::PREFIX)
     };
     entries(dir).iter().filter(superfluous).map(|name| Step::Remove(home(dir).join(name))).collect()
 }
@@ -385,47 +384,9 @@ fn perform(step: &Step) -> Result<(), StoreError> {
     }
 }
 
-const PENDING: &str = "pending-";
+mod pending;
 
-/// The key of a claim without an answer.
-#[derive(Serialize, Deserialize)]
-struct Pending {
-    key: String,
-}
-
-/// One file for each claim, so that a mistyped code does not cost the key of the right one. The code is not in it.
-fn pending_file(dir: &Path, claim: &str) -> PathBuf {
-    let name = hex(&sha256(claim.as_bytes())[..8]);
-    home(dir).join(format!("{PENDING}{name}.json"))
-}
-
-/// The key for a claim, and whether it is new: the one that was sent with it before, else one that is kept before it
-/// is first used.
-pub(super) fn key_for_claim(
-    dir: &Path,
-    claim: &str,
-    make: impl FnOnce() -> Result<rcgen::KeyPair, rcgen::Error>,
-) -> Result<(rcgen::KeyPair, bool), FilesError> {
-    let path = pending_file(dir, claim);
-    if let store::Loaded::Found(pending) = store::load::<Pending>(&path)?
-        && let Ok(key) = rcgen::KeyPair::from_pem(&pending.key)
-    {
-        return Ok((key, false));
-    }
-    let key = make().map_err(FilesError::Key)?;
-    let pending = serde_json::to_vec(&Pending { key: key.serialize_pem() }).map_err(FilesError::Encode)?;
-    make_home(dir)?;
-    store::replace(&path, &pending, 0o600)?;
-    hand_over(dir, &path)?;
-    Ok((key, true))
-}
-
-/// Forgets the key of a claim that was refused for good, and the directory if that was all it held.
-pub(super) fn forget_claim(dir: &Path, claim: &str) -> Result<(), StoreError> {
-    store::remove(&pending_file(dir, claim))?;
-    store::remove_empty_dir(&home(dir));
-    Ok(())
-}
+pub(super) use pending::{forget_claim, key_for_claim};
 
 #[cfg(test)]
 mod tests;

@@ -110,13 +110,17 @@ pub(super) fn plain_client() -> Result<Client, HttpError> {
 }
 
 pub(super) fn client(tls: rustls::ClientConfig) -> Result<Client, HttpError> {
+    client_within(tls, DEADLINE)
+}
+
+fn client_within(tls: rustls::ClientConfig, deadline: Duration) -> Result<Client, HttpError> {
     Client::builder()
         .tls_backend_preconfigured(tls)
         .user_agent(concat!("samovar-agent/", env!("CARGO_PKG_VERSION")))
         .redirect(reqwest::redirect::Policy::none())
         .no_proxy()
         .connect_timeout(CONNECT)
-        .timeout(DEADLINE)
+        .timeout(deadline)
         // One request, one connection: a renewal must not ride on a session of the old certificate.
         .pool_max_idle_per_host(0)
         .build()
@@ -164,6 +168,16 @@ mod tests {
         for bad in ["", "a.example", "ftp://a.example", "mailto:x", "https://"] {
             assert!(matches!(server_url(bad), Err(UrlError::NotAUrl(_))), "{bad}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_server_that_never_answers_costs_a_bounded_wait_and_leaves_the_outcome_open() {
+        let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = server_url(&format!("http://{}", silent.local_addr().unwrap())).unwrap();
+        let tls = tls::client_config(&Roots::none(), None).unwrap();
+        let client = client_within(tls, Duration::from_millis(50)).unwrap();
+        let error = post(&client, url, &"x").await.unwrap_err();
+        assert!(matches!(error, HttpError::Lost { .. }), "{error:?}");
     }
 
     #[test]

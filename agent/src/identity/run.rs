@@ -213,14 +213,24 @@ impl Flow {
         }
     }
 
+    fn why_not_active(&self) -> Option<&'static str> {
+        let Loaded { identity, activation, credential, .. } = &self.loaded;
+        match (identity, activation, credential) {
+            (None, ..) => Some("no identity in the configuration or on disk"),
+            // It knows its name and cannot prove it.
+            (Some(_), Some(_), None) => {
+                Some("the certificate or its key is damaged: activate again with --replace")
+            }
+            _ => None,
+        }
+    }
+
     fn publish(&mut self) {
         let set_aside: Vec<String> = self.loaded.set_aside.iter().map(ToString::to_string).collect();
         if !set_aside.is_empty() {
             self.board.raise(Condition::FileSetAside, set_aside.join("; "));
         }
-        let nobody =
-            self.loaded.identity.is_none().then(|| "no identity in the configuration or on disk".to_owned());
-        self.board.set(Condition::NotActivated, nobody);
+        self.board.set(Condition::NotActivated, self.why_not_active().map(str::to_owned));
         let tls = self.loaded.client_config().map(Arc::new).inspect_err(|error| {
             tracing::error!(
                 error = explain(error),

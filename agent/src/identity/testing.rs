@@ -123,6 +123,8 @@ pub(super) enum Manner {
     Elsewhere(String),
     /// Grants, and cuts the answer short.
     CutShort,
+    /// Grants, for another device.
+    OtherDevice,
     /// Certificate for another key.
     OtherKey,
     /// Certificate for another device.
@@ -297,7 +299,9 @@ impl Inner {
         let mut answer = serde_json::to_value(ClaimAnswer {
             certificate: self.certificate(&claim.csr, manner),
             ca: self.ca(manner),
-            device: "POS-US-0001".parse().unwrap(),
+            device: if *manner == Manner::OtherDevice { "POS-US-9999" } else { "POS-US-0001" }
+                .parse()
+                .unwrap(),
             store: "US-0001".parse().unwrap(),
             country: "US".parse().unwrap(),
             class: "pos".parse().unwrap(),
@@ -317,7 +321,8 @@ impl Inner {
     }
 
     fn certificate(&self, csr: &str, manner: &Manner) -> String {
-        let name = if *manner == Manner::OtherName { "POS-US-9999" } else { "POS-US-0001" };
+        let other = matches!(manner, Manner::OtherName | Manner::OtherDevice);
+        let name = if other { "POS-US-9999" } else { "POS-US-0001" };
         match manner {
             Manner::OtherKey => self.authority.sign_device(&KeyPair::generate().unwrap(), name, MONTHS),
             Manner::ForeignAuthority | Manner::UnacceptedAuthority => self.foreign.device(csr, name, MONTHS),

@@ -8,6 +8,7 @@ use super::outcome::BatchOutcome;
 use crate::clock::{instant, mono};
 use crate::heartbeat::Heartbeat;
 use crate::status::Board;
+use crate::stop;
 use samovar_wire::OriginId;
 use serde_json::json;
 use std::collections::{HashMap, HashSet};
@@ -110,7 +111,7 @@ impl Flow {
             let limit = now.plus(pause);
             let wake_at = if healthy { wake_at.map_or(limit, |at| at.min(limit)) } else { limit };
             tokio::select! {
-                _ = stop.wait_for(|stopping| *stopping) => return,
+                () = stop::asked(&mut stop) => return,
                 Some(sent) = sends.join_next() => match sent {
                     Ok(sent) => self.sent(sent, &mut dispatcher).await,
                     // A task that died took its batch along: begin anew from what the ledger holds.

@@ -409,11 +409,11 @@ impl Session {
             return None;
         }
         if let Some(batch) = self.batch.take()
-            && let Some((_, up_to)) = batch.span
+            && let Some((first, last)) = batch.span
         {
             let cursor = &mut self.cursors[batch.stream.index()];
             let sent = InFlight::Events { stream: batch.stream, after: cursor.at() };
-            cursor.sent(up_to, now);
+            cursor.sent(first, last, now);
             return Some(self.publish(sent, Message::Events(batch)));
         }
         if self.reading.is_some() || now < self.read_from {

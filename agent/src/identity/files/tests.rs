@@ -1,3 +1,4 @@
+use super::pending::pending_file;
 use super::*;
 use crate::identity::testing::{Authority, MONTHS, files_below};
 

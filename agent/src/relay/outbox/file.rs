@@ -64,7 +64,7 @@ impl OutboxFile {
         connection.pragma_update(None, "synchronous", "NORMAL")?;
         connection.pragma_update(None, "temp_store", "MEMORY")?;
         connection.pragma_update(None, "journal_size_limit", 4 * 1024 * 1024)?;
-        let check: String = connection.pragma_query_value(None, "quick_check(1)", |row| row.get(0))?;
+        let check: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
         if check != "ok" {
             return Err(corrupt(check));
         }
