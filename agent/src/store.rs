@@ -138,6 +138,35 @@ pub fn remove(path: &Path) -> Result<(), StoreError> {
     }
 }
 
+/// Moves a file to another name, durably; it is no error when it is not there (any more).
+///
+/// # Errors
+/// When it exists and cannot be moved.
+pub fn rename_if_there(from: &Path, to: &Path) -> Result<(), StoreError> {
+    match fs::rename(from, to) {
+        Ok(()) => sync_directory_of(to).and_then(|()| sync_directory_of(from)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(StoreError::new("move into place", from)(error)),
+    }
+}
+
+/// Removes a directory and all in it; it is no error when there is none.
+///
+/// # Errors
+/// When it exists and cannot be removed.
+pub fn remove_dir(path: &Path) -> Result<(), StoreError> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(StoreError::new("remove", path)(error)),
+        _ => Ok(()),
+    }
+}
+
+/// Removes a directory if nothing is in it.
+pub fn remove_empty_dir(path: &Path) {
+    // A directory that is not empty cannot be removed this way, and that is what is wanted.
+    let _ = fs::remove_dir(path);
+}
+
 fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(".");

@@ -183,7 +183,7 @@ impl Shell {
     fn publish(&mut self, message: Message, session: &mut Session) {
         let at = wall();
         let is_metrics = matches!(message, Message::Metrics);
-        let envelopes = &mut self.envelopes;
+        let envelopes = &self.envelopes;
         let (channel, retain, payload) = match message {
             Message::Birth => {
                 let facts = Arc::clone(&self.birth.borrow());
