@@ -1,1 +1,3 @@
 //! x
+#[cfg(feature = "embedded-broker")]
+pub mod broker;
