@@ -10,8 +10,8 @@
 //! and never leaves the process. Retained messages and sessions survive a restart of the process. What the broker has
 //! acknowledged is *not* durable to the last message: everything that matters is acknowledged by the application.
 //!
-//! Absent on purpose: a second start on the same data directory in one process (the store of the broker is only ever
-//! closed by the end of the process), clustering (that is what `--broker mqtts://…` is for), any HTTP of the broker's.
+//! Absent on purpose: a second start on the same data directory in one process (only the end of the process closes the
+//! broker's store), clustering (that is what `--broker mqtts://…` is for), any HTTP of the broker's.
 
 mod access;
 mod hooks;
@@ -30,10 +30,13 @@ use std::path::PathBuf;
 use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::runtime::Runtime;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::task::AbortHandle;
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 /// The user name of the fleet's own client.
 const FLEET_USER: &str = "fleet";
+/// The broker hands retained messages to its store after it has acknowledged them; this is for the last of them.
+const STORE_LINGER: Duration = Duration::from_millis(300);
 /// The store writes to disk twice a second from a thread of its own and offers no way to ask for it.
 const STORE_FLUSH: Duration = Duration::from_millis(600);
 
@@ -122,6 +125,7 @@ pub struct Broker;
 /// A broker at work. Dropping it stops the broker too, without waiting for the ports to be free.
 pub struct Running {
     runtime: OwnRuntime,
+    accepting: AbortHandle,
     tls: Option<SocketAddr>,
     plain: SocketAddr,
     password: String,
@@ -149,18 +153,18 @@ impl Broker {
             .spawn(async move {
                 let opened = listen::open(&config, &gatekeeper).await?;
                 let server = opened.server.clone();
-                tokio::spawn(async move {
+                let accepting = tokio::spawn(async move {
                     if let Err(error) = server.run().await {
                         tracing::error!(%error, "the broker ended");
                     }
                 });
-                Ok::<_, BrokerError>((opened.tls, opened.plain))
+                Ok::<_, BrokerError>((opened.tls, opened.plain, accepting.abort_handle()))
             })
             .await
             .map_err(|_| BrokerError::Died)?;
-        let (tls, plain) = opened?;
+        let (tls, plain, accepting) = opened?;
         tracing::info!(?tls, %plain, "MQTT broker listening");
-        Ok(Running { runtime, tls, plain, password })
+        Ok(Running { runtime, accepting, tls, plain, password })
     }
 }
 
@@ -188,9 +192,12 @@ impl Running {
     /// # Errors
     /// [`BrokerError::StopTimeout`] when a port is still answered at the deadline.
     pub async fn stop(self, deadline: Duration) -> Result<(), BrokerError> {
-        let (started, until) = (Instant::now(), Instant::now() + deadline);
+        let until = Instant::now() + deadline;
         let ports = [Some(self.plain), self.tls.map(reachable)];
+        self.accepting.abort();
+        sleep_until((Instant::now() + STORE_LINGER).min(until)).await;
         drop(self.runtime);
+        let ended = Instant::now();
         for port in ports.into_iter().flatten() {
             while !matches!(timeout_at(until, TcpStream::connect(port)).await, Ok(Err(_))) {
                 if Instant::now() >= until {
@@ -199,7 +206,7 @@ impl Running {
                 sleep(Duration::from_millis(10)).await;
             }
         }
-        tokio::time::sleep_until((started + STORE_FLUSH).min(until)).await;
+        sleep_until((ended + STORE_FLUSH).min(until)).await;
         Ok(())
     }
 }

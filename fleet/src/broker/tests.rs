@@ -11,7 +11,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use std::io::{BufRead, BufReader, Read};
 use std::net::Ipv4Addr;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::Arc;
 use tokio::time::timeout;
 
@@ -336,7 +336,7 @@ async fn broker_in_a_process_of_its_own() {
     let config = BrokerConfig { data_dir: dir.into(), environment: "prod".to_owned(), tls: None, plain_listen: ANY };
     let broker = Broker::start(config).await.unwrap();
     println!("\nBROKER {} {}", broker.plain_addr(), broker.password);
-    tokio::task::spawn_blocking(|| std::io::stdin().read_to_end(&mut Vec::new())).await.unwrap().unwrap();
+    tokio::task::spawn_blocking(|| io::stdin().read_to_end(&mut Vec::new())).await.unwrap().unwrap();
     broker.stop(Duration::from_secs(5)).await.unwrap();
 }
 
@@ -344,6 +344,8 @@ struct ChildBroker {
     child: Child,
     addr: SocketAddr,
     password: String,
+    /// Held open, or the child could not print its last words.
+    _output: BufReader<ChildStdout>,
 }
 
 impl ChildBroker {
@@ -355,11 +357,11 @@ impl ChildBroker {
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
-        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let line = lines.map_while(Result::ok).find(|line| line.starts_with("BROKER ")).expect("the child's address");
+        let mut output = BufReader::new(child.stdout.take().unwrap());
+        let line = output.by_ref().lines().map_while(Result::ok).find(|line| line.starts_with("BROKER ")).expect("the child's address");
         let mut words = line.split(' ').skip(1);
         let addr = words.next().unwrap().parse().unwrap();
-        Self { child, addr, password: words.next().unwrap().to_owned() }
+        Self { child, addr, password: words.next().unwrap().to_owned(), _output: output }
     }
 
     fn stop(mut self) {
