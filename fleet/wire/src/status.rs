@@ -1,0 +1,148 @@
+//! What a device says of itself: the same document on the local API, over MQTT and in the console.
+
+use crate::conditions::Condition;
+use crate::ids::DeviceClass;
+use crate::orders::OrdersSummary;
+use crate::{Country, DeviceId, OriginId, ServiceName, StoreId, Timestamp};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// The whole reported state of a device. Holds points in time, not ages, so that it changes only when a fact changes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DeviceState {
+    /// Who this is; absent before activation.
+    pub identity: Option<Identity>,
+    /// Version of the agent.
+    pub version: String,
+    /// Grows at each start of the agent.
+    pub epoch: u64,
+    /// When the agent started.
+    pub started_at: Timestamp,
+    /// The route table in force.
+    #[serde(default)]
+    pub route_table: Option<RouteTableState>,
+    /// Revision of the desired state that was applied last.
+    #[serde(default)]
+    pub config_revision: u64,
+    /// Where orders go now.
+    #[serde(default)]
+    pub origin: Option<SelectedOrigin>,
+    /// Every origin this device knows, with its health as seen from here.
+    #[serde(default)]
+    pub origins: Vec<OriginState>,
+    /// The store's own line.
+    #[serde(default)]
+    pub line: Line,
+    /// The ledger.
+    #[serde(default)]
+    pub orders: OrdersSummary,
+    /// What is wrong, worst first.
+    #[serde(default)]
+    pub conditions: Vec<ActiveCondition>,
+    /// Devices on the wires.
+    #[serde(default)]
+    pub devices: Vec<Value>,
+    /// Release in force and update under way.
+    #[serde(default)]
+    pub update: Option<Value>,
+    /// Host overrides in force.
+    #[serde(default)]
+    pub overrides: Vec<Value>,
+}
+
+/// Who a device is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    /// The device.
+    pub device: DeviceId,
+    /// Its store.
+    pub store: StoreId,
+    /// The store's country.
+    pub country: Country,
+    /// Its class.
+    pub class: DeviceClass,
+}
+
+/// The route table a device obeys.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RouteTableState {
+    /// Its version.
+    pub version: u64,
+    /// Its environment.
+    pub environment: String,
+    /// SHA-256 of the signed bytes, hex.
+    pub sha256: String,
+    /// When it should have been replaced.
+    pub expires_at: Timestamp,
+    /// The key that signed it.
+    pub key_id: String,
+}
+
+/// Where the orders of this device's own store go.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SelectedOrigin {
+    /// The service that was resolved.
+    pub service: ServiceName,
+    /// The name that is used for TLS and `Host`.
+    pub domain: String,
+    /// Where requests are addressed.
+    pub base_url: String,
+    /// The origin chosen.
+    pub origin: OriginId,
+    /// The rule that chose it.
+    pub rule: String,
+}
+
+/// Health of one origin as seen from a device.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OriginState {
+    /// The origin.
+    pub origin: OriginId,
+    /// What is known.
+    pub health: Health,
+    /// Since when.
+    pub since: Timestamp,
+    /// Last thing that went wrong.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_error: Option<String>,
+}
+
+/// Whether an origin answers.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Health {
+    /// Nothing was asked of it yet; counts as usable.
+    #[default]
+    Unknown,
+    /// It answers.
+    Up,
+    /// It does not.
+    Down,
+}
+
+/// The store's own line.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Line {
+    /// Nothing was tried yet.
+    #[default]
+    Unknown,
+    /// Something outside the store answers.
+    Up,
+    /// Nothing outside the store answers.
+    Down,
+}
+
+/// A condition that holds now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ActiveCondition {
+    /// Which of the closed list; a name this version does not know is kept as text by readers that show it.
+    pub name: Condition,
+    /// How much it matters.
+    pub severity: crate::conditions::Severity,
+    /// Since when it has held.
+    pub since: Timestamp,
+    /// What exactly, for a technician: the number, the name, the other side's words.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub detail: String,
+}
