@@ -1,0 +1,5 @@
+//! x
+pub mod client;
+pub mod fold;
+pub mod message;
+pub mod url;
