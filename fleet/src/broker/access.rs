@@ -47,8 +47,9 @@ impl Access {
             Peer::Fleet => !rest.is_empty(),
             Peer::Device(name) => {
                 !shared
-                    && below(rest, name, "dn")
-                        .is_some_and(|channel| channel == "+" || (!channel.is_empty() && !channel.contains(['/', '+', '#'])))
+                    && below(rest, name, "dn").is_some_and(|channel| {
+                        channel == "+" || (!channel.is_empty() && !channel.contains(['/', '+', '#']))
+                    })
             }
         }
     }
@@ -56,7 +57,8 @@ impl Access {
 
 /// A device's name as it may stand in a topic: `[A-Za-z0-9_-]{1,64}`.
 pub(super) fn is_device_name(name: &str) -> bool {
-    (1..=64).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')
+    (1..=64).contains(&name.len())
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')
 }
 
 /// What follows `{device}/{direction}/` in `rest`.

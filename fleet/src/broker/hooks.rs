@@ -68,7 +68,8 @@ impl Gatekeeper {
         let Some(password) = connect.password() else { return false };
         let given = digest::digest(&digest::SHA256, password);
         // Comparing digests: the time this takes says nothing about the password.
-        connect.username().is_some_and(|name| **name == *self.username) && given.as_ref() == &*self.password_digest
+        connect.username().is_some_and(|name| **name == *self.username)
+            && given.as_ref() == &*self.password_digest
     }
 }
 
@@ -76,9 +77,13 @@ impl Gatekeeper {
 impl Handler for Gatekeeper {
     async fn hook(&self, param: &Parameter, acc: Option<HookResult>) -> ReturnType {
         match param {
-            Parameter::ClientAuthenticate(connect) => (false, Some(HookResult::AuthResult(self.authenticate(connect)))),
+            Parameter::ClientAuthenticate(connect) => {
+                (false, Some(HookResult::AuthResult(self.authenticate(connect))))
+            }
             Parameter::MessagePublishCheckAcl(session, publish) => {
-                let answer = if peer_of(&session.id).is_some_and(|peer| self.access.may_publish(peer, &publish.topic)) {
+                let answer = if peer_of(&session.id)
+                    .is_some_and(|peer| self.access.may_publish(peer, &publish.topic))
+                {
                     PublishAclResult::allow()
                 } else {
                     tracing::debug!(client = %session.id.client_id, topic = %clip(&publish.topic), "MQTT publish refused");
@@ -89,7 +94,9 @@ impl Handler for Gatekeeper {
             }
             Parameter::ClientSubscribeCheckAcl(session, subscribe) => {
                 let (filter, shared) = (&*subscribe.topic_filter, subscribe.opts.has_shared_group());
-                let answer = if peer_of(&session.id).is_some_and(|peer| self.access.may_subscribe(peer, filter, shared)) {
+                let answer = if peer_of(&session.id)
+                    .is_some_and(|peer| self.access.may_subscribe(peer, filter, shared))
+                {
                     SubscribeAclResult::new_success(subscribe.opts.qos(), None)
                 } else {
                     tracing::debug!(client = %session.id.client_id, filter = %clip(filter), "MQTT subscribe refused");

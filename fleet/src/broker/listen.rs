@@ -49,9 +49,13 @@ pub(super) async fn open(config: &BrokerConfig, gatekeeper: &Gatekeeper) -> Resu
     Ok(Opened { server: builder.build(), tls, plain })
 }
 
-fn add_tls(builder: MqttServerBuilder, listen: &TlsListen) -> Result<(SocketAddr, MqttServerBuilder), BrokerError> {
+fn add_tls(
+    builder: MqttServerBuilder,
+    listen: &TlsListen,
+) -> Result<(SocketAddr, MqttServerBuilder), BrokerError> {
     let (addr, listener) = bind(tls_builder(listen))?;
-    let listener = listener.tls().map_err(|e| BrokerError::Tls { cert: listen.cert.clone(), source: e.into() })?;
+    let listener =
+        listener.tls().map_err(|e| BrokerError::Tls { cert: listen.cert.clone(), source: e.into() })?;
     Ok((addr, builder.listener_by_id(listener, TLS)))
 }
 
@@ -77,7 +81,9 @@ async fn open_context(data_dir: &Path) -> Result<ServerContext, BrokerError> {
     let failed = |part| move |e: rmqtt::Error| BrokerError::Store { part, source: e.into() };
     rmqtt_plugins::retainer::register(&context, true, true).await.map_err(failed("retained messages"))?;
     rmqtt_plugins::session_storage::register(&context, true, true).await.map_err(failed("sessions"))?;
-    rmqtt_plugins::shared_subscription::register(&context, true, true).await.map_err(failed("shared subscriptions"))?;
+    rmqtt_plugins::shared_subscription::register(&context, true, true)
+        .await
+        .map_err(failed("shared subscriptions"))?;
     Ok(context)
 }
 
@@ -147,7 +153,10 @@ fn retainer_config(path: &Path) -> String {
 }
 
 fn session_config(path: &Path) -> String {
-    format!("[storage]\ntype = \"sled\"\n[storage.sled]\npath = {}\ncache_capacity = \"{STORE_CACHE}\"\n", quoted(path))
+    format!(
+        "[storage]\ntype = \"sled\"\n[storage.sled]\npath = {}\ncache_capacity = \"{STORE_CACHE}\"\n",
+        quoted(path)
+    )
 }
 
 fn quoted(path: &Path) -> String {

@@ -17,7 +17,7 @@ mod access;
 mod hooks;
 mod listen;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use access::FLEET_CLIENT_PREFIX;
 
@@ -216,7 +216,11 @@ fn reachable(addr: SocketAddr) -> SocketAddr {
     if !addr.ip().is_unspecified() {
         return addr;
     }
-    let loopback = if addr.is_ipv4() { std::net::Ipv4Addr::LOCALHOST.into() } else { std::net::Ipv6Addr::LOCALHOST.into() };
+    let loopback = if addr.is_ipv4() {
+        std::net::Ipv4Addr::LOCALHOST.into()
+    } else {
+        std::net::Ipv6Addr::LOCALHOST.into()
+    };
     SocketAddr::new(loopback, addr.port())
 }
 

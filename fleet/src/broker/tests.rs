@@ -3,7 +3,9 @@
 use super::*;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use rumqttc::v5::mqttbytes::QoS;
-use rumqttc::v5::mqttbytes::v5::{ConnectReturnCode, LastWill, Packet, PubAckReason, Publish, SubscribeReasonCode};
+use rumqttc::v5::mqttbytes::v5::{
+    ConnectReturnCode, LastWill, Packet, PubAckReason, Publish, SubscribeReasonCode,
+};
 use rumqttc::v5::{AsyncClient, ConnectionError, Event, EventLoop, MqttOptions};
 use rumqttc::{TlsConfiguration, Transport};
 use rustls::pki_types::pem::PemObject;
@@ -19,13 +21,13 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const ANY: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
 /// An authority that makes certificates, with its PEM files in a directory.
-struct Authority {
+pub(crate) struct Authority {
     issuer: Issuer<'static, KeyPair>,
     pem: String,
 }
 
 impl Authority {
-    fn new(name: &str) -> Self {
+    pub(crate) fn new(name: &str) -> Self {
         let mut params = CertificateParams::new(vec![]).unwrap();
         params.distinguished_name.push(DnType::CommonName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -41,30 +43,36 @@ impl Authority {
         (params.signed_by(&key, &self.issuer).unwrap().pem(), key.serialize_pem())
     }
 
-    fn listener(&self, dir: &Path) -> TlsListen {
+    pub(crate) fn listener(&self, dir: &Path) -> TlsListen {
         let (cert, key) = self.issue("the broker");
         let write = |name: &str, text: &str| {
             let path = dir.join(name);
             std::fs::write(&path, text).unwrap();
             path
         };
-        TlsListen { listen: ANY, ca: write("ca.pem", &self.pem), cert: write("server.pem", &cert), key: write("server.key", &key) }
+        TlsListen {
+            listen: ANY,
+            ca: write("ca.pem", &self.pem),
+            cert: write("server.pem", &cert),
+            key: write("server.key", &key),
+        }
     }
 
     /// A client's TLS set-up that trusts `self` and shows a certificate issued by `by`.
-    fn client(&self, by: &Self, common_name: &str) -> Transport {
+    pub(crate) fn client(&self, by: &Self, common_name: &str) -> Transport {
         let (cert, key) = by.issue(common_name);
         let mut roots = rustls::RootCertStore::empty();
         roots.add(CertificateDer::from_pem_slice(self.pem.as_bytes()).unwrap()).unwrap();
-        let config = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_root_certificates(roots)
-            .with_client_auth_cert(
-                vec![CertificateDer::from_pem_slice(cert.as_bytes()).unwrap()],
-                PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap(),
-            )
-            .unwrap();
+        let config =
+            rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+                .with_safe_default_protocol_versions()
+                .unwrap()
+                .with_root_certificates(roots)
+                .with_client_auth_cert(
+                    vec![CertificateDer::from_pem_slice(cert.as_bytes()).unwrap()],
+                    PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap(),
+                )
+                .unwrap();
         Transport::Tls(TlsConfiguration::Rustls(Arc::new(config)))
     }
 }
@@ -80,8 +88,12 @@ impl World {
         let dir = tempfile::tempdir().unwrap();
         let authority = Authority::new("our authority");
         let tls = Some(authority.listener(dir.path()));
-        let config =
-            BrokerConfig { data_dir: dir.path().join("broker"), environment: "prod".to_owned(), tls, plain_listen: ANY };
+        let config = BrokerConfig {
+            data_dir: dir.path().join("broker"),
+            environment: "prod".to_owned(),
+            tls,
+            plain_listen: ANY,
+        };
         let broker = Broker::start(config).await.unwrap();
         Self { authority, broker, _dir: dir }
     }
@@ -186,12 +198,16 @@ async fn a_device_reaches_its_own_topics_and_nobody_elses() {
     let world = World::start().await;
     let mut pos = world.connected("POS-1").await;
     assert!(granted(pos.subscribe("samovar/v1/prod/POS-1/dn/+").await));
-    for filter in ["samovar/v1/prod/POS-2/dn/+", "samovar/v1/prod/+/dn/+", "#", "$share/x/samovar/v1/prod/POS-1/dn/+"] {
+    for filter in
+        ["samovar/v1/prod/POS-2/dn/+", "samovar/v1/prod/+/dn/+", "#", "$share/x/samovar/v1/prod/POS-1/dn/+"]
+    {
         assert_eq!(pos.subscribe(filter).await, SubscribeReasonCode::NotAuthorized, "{filter}");
     }
     let mut fleet = world.fleet("t").await;
     assert!(granted(fleet.subscribe("samovar/v1/prod/#").await));
-    for topic in ["samovar/v1/prod/POS-2/up/state", "samovar/v1/prod/POS-1/dn/ack", "samovar/v1/test/POS-1/up/state"] {
+    for topic in
+        ["samovar/v1/prod/POS-2/up/state", "samovar/v1/prod/POS-1/dn/ack", "samovar/v1/test/POS-1/up/state"]
+    {
         assert_eq!(pos.publish(topic, false, "forged").await, PubAckReason::NotAuthorized, "{topic}");
     }
     let own = pos.publish("samovar/v1/prod/POS-1/up/state", false, "mine").await;
@@ -204,7 +220,9 @@ async fn a_device_reaches_its_own_topics_and_nobody_elses() {
 #[tokio::test]
 async fn a_client_that_is_not_its_certificate_is_refused() {
     let world = World::start().await;
-    for (client, certificate) in [("POS-2", "POS-1"), ("fleet.ingest", "POS-1"), ("fleet.ingest", "fleet.ingest")] {
+    for (client, certificate) in
+        [("POS-2", "POS-1"), ("fleet.ingest", "POS-1"), ("fleet.ingest", "fleet.ingest")]
+    {
         let refused = Client::connect(world.device(client, certificate)).await.err();
         assert!(
             matches!(refused, Some(ConnectionError::ConnectionRefused(ConnectReturnCode::NotAuthorized))),
@@ -219,16 +237,31 @@ async fn a_certificate_of_another_authority_is_refused() {
     let mut options = options("POS-1", world.broker.tls_addr().unwrap());
     options.set_transport(world.authority.client(&Authority::new("our authority"), "POS-1"));
     let refused = Client::connect(options).await.err();
-    assert!(matches!(refused, Some(ConnectionError::Tls(_) | ConnectionError::Io(_) | ConnectionError::MqttState(_))), "{refused:?}");
+    assert!(
+        matches!(
+            refused,
+            Some(ConnectionError::Tls(_) | ConnectionError::Io(_) | ConnectionError::MqttState(_))
+        ),
+        "{refused:?}"
+    );
 }
 
 #[tokio::test]
 async fn a_will_for_somebody_elses_topic_is_refused() {
     let world = World::start().await;
     let mut options = world.device("POS-1", "POS-1");
-    options.set_last_will(LastWill::new("samovar/v1/prod/POS-2/up/online", "forged", QoS::AtLeastOnce, true, None));
+    options.set_last_will(LastWill::new(
+        "samovar/v1/prod/POS-2/up/online",
+        "forged",
+        QoS::AtLeastOnce,
+        true,
+        None,
+    ));
     let refused = Client::connect(options).await.err();
-    assert!(matches!(refused, Some(ConnectionError::ConnectionRefused(ConnectReturnCode::NotAuthorized))), "{refused:?}");
+    assert!(
+        matches!(refused, Some(ConnectionError::ConnectionRefused(ConnectReturnCode::NotAuthorized))),
+        "{refused:?}"
+    );
 }
 
 #[tokio::test]
@@ -293,12 +326,23 @@ async fn a_client_of_mqtt_3_1_1_is_served_on_the_same_port() {
     client.subscribe("samovar/v1/prod/POS-1/dn/+", rumqttc::QoS::AtLeastOnce).await.unwrap();
     let mut answers = Vec::new();
     while answers.len() < 2 {
-        if let Event3::Incoming(Packet3::SubAck(ack)) = timeout(PATIENCE, events.poll()).await.unwrap().unwrap() {
+        if let Event3::Incoming(Packet3::SubAck(ack)) =
+            timeout(PATIENCE, events.poll()).await.unwrap().unwrap()
+        {
             answers.extend(ack.return_codes);
         }
     }
-    assert_eq!(answers, [rumqttc::SubscribeReasonCode::Success(rumqttc::QoS::AtLeastOnce), rumqttc::SubscribeReasonCode::Failure]);
-    client.publish("samovar/v1/prod/POS-1/up/state", rumqttc::QoS::AtLeastOnce, false, "forged").await.unwrap();
+    assert_eq!(
+        answers,
+        [
+            rumqttc::SubscribeReasonCode::Success(rumqttc::QoS::AtLeastOnce),
+            rumqttc::SubscribeReasonCode::Failure
+        ]
+    );
+    client
+        .publish("samovar/v1/prod/POS-1/up/state", rumqttc::QoS::AtLeastOnce, false, "forged")
+        .await
+        .unwrap();
     let hung_up = timeout(PATIENCE, async { while events.poll().await.is_ok() {} }).await;
     assert!(hung_up.is_ok(), "a refused publish ends a 3.1.1 connection, for it cannot be told otherwise");
 }
@@ -333,7 +377,8 @@ async fn the_plain_listener_is_never_reachable_from_outside() {
 #[ignore = "run as a child process by the restart test"]
 async fn broker_in_a_process_of_its_own() {
     let Some(dir) = std::env::var_os("SAMOVAR_TEST_BROKER_DIR") else { return };
-    let config = BrokerConfig { data_dir: dir.into(), environment: "prod".to_owned(), tls: None, plain_listen: ANY };
+    let config =
+        BrokerConfig { data_dir: dir.into(), environment: "prod".to_owned(), tls: None, plain_listen: ANY };
     let broker = Broker::start(config).await.unwrap();
     println!("\nBROKER {} {}", broker.plain_addr(), broker.password);
     tokio::task::spawn_blocking(|| io::stdin().read_to_end(&mut Vec::new())).await.unwrap().unwrap();
@@ -358,7 +403,12 @@ impl ChildBroker {
             .spawn()
             .unwrap();
         let mut output = BufReader::new(child.stdout.take().unwrap());
-        let line = output.by_ref().lines().map_while(Result::ok).find(|line| line.starts_with("BROKER ")).expect("the child's address");
+        let line = output
+            .by_ref()
+            .lines()
+            .map_while(Result::ok)
+            .find(|line| line.starts_with("BROKER "))
+            .expect("the child's address");
         let mut words = line.split(' ').skip(1);
         let addr = words.next().unwrap().parse().unwrap();
         Self { child, addr, password: words.next().unwrap().to_owned(), _output: output }

@@ -117,8 +117,8 @@ impl Config {
 }
 
 fn read(path: &Path) -> Result<(toml::Table, Config), ConfigError> {
-    let text =
-        std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+    let text = std::fs::read_to_string(path)
+        .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
     let wrong = |error: toml::de::Error| ConfigError::File {
         path: path.to_owned(),
         line: error.span().map_or(1, |span| line_of(&text, span.start)),
@@ -149,10 +149,10 @@ fn apply(table: &mut toml::Table, set: &str) -> Result<Config, ConfigError> {
         .as_table_mut()
         .ok_or_else(form)?
         .insert(key.to_owned(), value);
-    table
-        .clone()
-        .try_into()
-        .map_err(|error: toml::de::Error| ConfigError::Set { given: set.to_owned(), message: error.message().to_owned() })
+    table.clone().try_into().map_err(|error: toml::de::Error| ConfigError::Set {
+        given: set.to_owned(),
+        message: error.message().to_owned(),
+    })
 }
 
 #[cfg(test)]
@@ -172,7 +172,8 @@ mod tests {
         let listed: toml::Table = DEFAULTS.parse().unwrap();
         let real = toml::Table::try_from(Config::default()).unwrap();
         for (section, keys) in &real {
-            let listed = listed.get(section).and_then(toml::Value::as_table).unwrap_or_else(|| panic!("[{section}]"));
+            let listed =
+                listed.get(section).and_then(toml::Value::as_table).unwrap_or_else(|| panic!("[{section}]"));
             for key in keys.as_table().unwrap().keys() {
                 assert!(listed.contains_key(key), "{section}.{key} is missing in defaults.toml");
             }
@@ -190,7 +191,9 @@ mod tests {
     #[test]
     fn a_setting_wins_over_the_file_and_a_wrong_one_is_named() {
         let (_dir, path) = file("[intake]\norigin = \"apac\"\n");
-        let config = Config::load(Some(&path), &["intake.origin=us-west".into(), "server.connections=7".into()]).unwrap();
+        let config =
+            Config::load(Some(&path), &["intake.origin=us-west".into(), "server.connections=7".into()])
+                .unwrap();
         assert_eq!((config.intake.origin.as_str(), config.server.connections), ("us-west", 7));
         let message = Config::load(None, &["intake.orign=x".into()]).unwrap_err().to_string();
         assert!(message.contains("intake.orign=x") && message.contains("unknown field"), "{message}");
@@ -199,7 +202,13 @@ mod tests {
 
     #[test]
     fn values_without_sense_are_refused() {
-        for set in ["server.fleet=a-b", "intake.keep_keys_days=30", "broker.url=http://x", "tls.cert=only.pem", "pki.device_days=0"] {
+        for set in [
+            "server.fleet=a-b",
+            "intake.keep_keys_days=30",
+            "broker.url=http://x",
+            "tls.cert=only.pem",
+            "pki.device_days=0",
+        ] {
             assert!(matches!(Config::load(None, &[set.into()]), Err(ConfigError::Value { .. })), "{set}");
         }
     }

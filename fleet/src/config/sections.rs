@@ -127,7 +127,9 @@ pub fn broker_choice(url: &str) -> Result<BrokerChoice, ConfigError> {
     match url {
         "embedded" => Ok(BrokerChoice::Embedded),
         "none" => Ok(BrokerChoice::None),
-        _ if url.starts_with("mqtt://") || url.starts_with("mqtts://") => Ok(BrokerChoice::External(url.into())),
+        _ if url.starts_with("mqtt://") || url.starts_with("mqtts://") => {
+            Ok(BrokerChoice::External(url.into()))
+        }
         _ => Err(value("broker.url", "embedded, none, or a URL that begins with mqtt:// or mqtts://")),
     }
 }
@@ -229,12 +231,19 @@ impl Default for Intake {
 impl Intake {
     pub(super) fn check(&self) -> Result<(), ConfigError> {
         if self.keep_keys_days < 180 {
-            return Err(value("intake.keep_keys_days", "180 or more: devices may repeat a key for that long"));
+            return Err(value(
+                "intake.keep_keys_days",
+                "180 or more: devices may repeat a key for that long",
+            ));
         }
         if self.origin.is_empty() || !self.origin.bytes().all(|byte| byte.is_ascii_graphic()) {
             return Err(value("intake.origin", "a name without spaces"));
         }
-        if self.max_body_bytes == 0 || self.max_orders == 0 || self.in_flight == 0 || self.in_flight_per_device == 0 {
+        if self.max_body_bytes == 0
+            || self.max_orders == 0
+            || self.in_flight == 0
+            || self.in_flight_per_device == 0
+        {
             return Err(value("intake", "limits must be greater than 0"));
         }
         if self.tokens.iter().any(|token| token.len() < 16) {

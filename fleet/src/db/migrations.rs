@@ -4,7 +4,9 @@
 //! bodies bytes, so that both databases hold the same values.
 
 use sea_orm_migration::prelude::*;
-use sea_orm_migration::schema::{big_integer, big_integer_null, big_pk_auto, blob, blob_null, string, string_null, text, text_null};
+use sea_orm_migration::schema::{
+    big_integer, big_integer_null, big_pk_auto, blob, blob_null, string, string_null, text, text_null,
+};
 
 /// All steps, in order.
 pub(super) struct Migrator;
@@ -12,7 +14,7 @@ pub(super) struct Migrator;
 #[async_trait::async_trait]
 impl MigratorTrait for Migrator {
     fn migrations() -> Vec<Box<dyn MigrationTrait>> {
-        vec![Box::new(M0001Start)]
+        vec![Box::new(M0001Start), Box::new(crate::ingest::schema::M0002Devices)]
     }
 }
 
@@ -27,7 +29,18 @@ impl MigrationName for M0001Start {
 #[async_trait::async_trait]
 impl MigrationTrait for M0001Start {
     async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
-        for table in [operators(), sessions(), stores(), devices(), claims(), certificates(), orders(), routes(), audit(), secrets()] {
+        for table in [
+            operators(),
+            sessions(),
+            stores(),
+            devices(),
+            claims(),
+            certificates(),
+            orders(),
+            routes(),
+            audit(),
+            secrets(),
+        ] {
             manager.create_table(table).await?;
         }
         for (name, table, columns, unique) in [
@@ -85,7 +98,12 @@ fn sessions() -> TableCreateStatement {
 }
 
 fn stores() -> TableCreateStatement {
-    table("stores").col(key("id")).col(string("country")).col(text("name")).col(big_integer("created_at")).take()
+    table("stores")
+        .col(key("id"))
+        .col(string("country"))
+        .col(text("name"))
+        .col(big_integer("created_at"))
+        .take()
 }
 
 fn devices() -> TableCreateStatement {

@@ -19,8 +19,8 @@ use std::time::Duration;
 
 use sea_orm::sqlx::sqlite::{SqliteJournalMode, SqliteSynchronous};
 use sea_orm::{
-    ConnectOptions, ConnectionTrait as _, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, SqliteTransactionMode,
-    Statement, TransactionOptions, TransactionTrait as _,
+    ConnectOptions, ConnectionTrait as _, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr,
+    SqliteTransactionMode, Statement, TransactionOptions, TransactionTrait as _,
 };
 use sea_orm_migration::MigratorTrait as _;
 use tokio::sync::{Mutex, OwnedMutexGuard};
@@ -105,7 +105,8 @@ impl Database {
 
     async fn open_sqlite(path: &Path, url: &str) -> Result<Self, DatabaseError> {
         if let Some(folder) = path.parent() {
-            std::fs::create_dir_all(folder).map_err(|source| DatabaseError::Folder { path: folder.to_owned(), source })?;
+            std::fs::create_dir_all(folder)
+                .map_err(|source| DatabaseError::Folder { path: folder.to_owned(), source })?;
         }
         let mut options = ConnectOptions::new(url);
         options.max_connections(6).connect_timeout(WAIT).acquire_timeout(WAIT).sqlx_logging(false);
@@ -154,11 +155,15 @@ impl Database {
         let turn = match &self.turn {
             None => None,
             Some(turn) => Some(
-                tokio::time::timeout(WAIT, Arc::clone(turn).lock_owned()).await.map_err(|_| DatabaseError::Busy)?,
+                tokio::time::timeout(WAIT, Arc::clone(turn).lock_owned())
+                    .await
+                    .map_err(|_| DatabaseError::Busy)?,
             ),
         };
-        let options =
-            TransactionOptions { sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate), ..Default::default() };
+        let options = TransactionOptions {
+            sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
+            ..Default::default()
+        };
         let transaction = self.connection.begin_with_options(options).await.map_err(DatabaseError::Begin)?;
         Ok(Write { transaction, _turn: turn })
     }
@@ -229,12 +234,17 @@ mod tests {
         let database = Database::open(&format!("sqlite://{}/fleet.db", dir.path().display())).await.unwrap();
         let write = database.write().await.unwrap();
         write
-            .execute_unprepared("INSERT INTO stores (id, country, name, created_at) VALUES ('US-1', 'US', 'x', 1)")
+            .execute_unprepared(
+                "INSERT INTO stores (id, country, name, created_at) VALUES ('US-1', 'US', 'x', 1)",
+            )
             .await
             .unwrap();
         drop(write);
         database.check().await.unwrap();
-        let rows = database.read().query_all_raw(Statement::from_string(DbBackend::Sqlite, "SELECT id FROM stores")).await;
+        let rows = database
+            .read()
+            .query_all_raw(Statement::from_string(DbBackend::Sqlite, "SELECT id FROM stores"))
+            .await;
         assert!(rows.unwrap().is_empty());
     }
 

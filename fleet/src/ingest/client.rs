@@ -19,7 +19,9 @@
 use super::url::BrokerUrl;
 use bytes::Bytes;
 use rumqttc::v5::mqttbytes::QoS;
-use rumqttc::v5::mqttbytes::v5::{ConnAck, Filter, Packet, Publish, PublishProperties, SubAck, Subscribe, SubscribeReasonCode};
+use rumqttc::v5::mqttbytes::v5::{
+    ConnAck, Filter, Packet, Publish, PublishProperties, SubAck, Subscribe, SubscribeReasonCode,
+};
 use rumqttc::v5::{AsyncClient, ConnectionError, Event, EventLoop, MqttOptions, Request};
 use rumqttc::{TlsConfiguration, Transport};
 use std::collections::VecDeque;
@@ -127,11 +129,16 @@ impl Link {
         let (outbox, to_send) = mpsc::channel(OUTBOX);
         let (deliver, deliveries) = mpsc::channel(DELIVERIES);
         let shared = Arc::new(Shared::default());
-        let poll = Poll { events, deliver, shared: Arc::clone(&shared), saved: VecDeque::new(), config, failures: 0 };
-        let tasks = LinkTasks([
-            tokio::spawn(poll.run()),
-            tokio::spawn(feed(client, to_send, Arc::clone(&shared))),
-        ]);
+        let poll = Poll {
+            events,
+            deliver,
+            shared: Arc::clone(&shared),
+            saved: VecDeque::new(),
+            config,
+            failures: 0,
+        };
+        let tasks =
+            LinkTasks([tokio::spawn(poll.run()), tokio::spawn(feed(client, to_send, Arc::clone(&shared)))]);
         Ok((Self { outbox, shared }, deliveries, tasks))
     }
 
@@ -139,7 +146,13 @@ impl Link {
     ///
     /// # Errors
     /// When the outbox is full; the message is not kept.
-    pub fn publish(&self, topic: String, payload: Vec<u8>, retain: bool, expiry_s: Option<u32>) -> Result<(), OutboxFull> {
+    pub fn publish(
+        &self,
+        topic: String,
+        payload: Vec<u8>,
+        retain: bool,
+        expiry_s: Option<u32>,
+    ) -> Result<(), OutboxFull> {
         let message = Outgoing::Publish { topic, payload: payload.into(), retain, expiry_s };
         self.outbox.try_send(message).map_err(|_| OutboxFull)
     }
@@ -184,7 +197,8 @@ async fn feed(client: AsyncClient, mut to_send: Receiver<Outgoing>, shared: Arc<
     while let Some(outgoing) = to_send.recv().await {
         let sent = match outgoing {
             Outgoing::Publish { topic, payload, retain, expiry_s } => {
-                let properties = PublishProperties { message_expiry_interval: expiry_s, ..PublishProperties::default() };
+                let properties =
+                    PublishProperties { message_expiry_interval: expiry_s, ..PublishProperties::default() };
                 client.publish_with_properties(topic, QoS::AtLeastOnce, retain, payload, properties).await
             }
             Outgoing::Done(delivery) if delivery.connection == shared.connection.load(Ordering::Acquire) => {
@@ -262,7 +276,9 @@ impl Poll {
     }
 
     fn subscribed(&mut self, ack: &SubAck) -> Result<(), Lost> {
-        if let Some(refused) = ack.return_codes.iter().find(|code| !matches!(code, SubscribeReasonCode::Success(_))) {
+        if let Some(refused) =
+            ack.return_codes.iter().find(|code| !matches!(code, SubscribeReasonCode::Success(_)))
+        {
             return Err(Lost::Refused(*refused));
         }
         self.failures = 0;
@@ -280,7 +296,9 @@ impl Poll {
             packet,
         };
         match self.deliver.try_send(delivery) {
-            Err(mpsc::error::TrySendError::Full(lost)) if lost.packet.qos != QoS::AtMostOnce => Err(Lost::Full),
+            Err(mpsc::error::TrySendError::Full(lost)) if lost.packet.qos != QoS::AtMostOnce => {
+                Err(Lost::Full)
+            }
             // Metrics may be lost; a closed channel ends the loop.
             _ => Ok(()),
         }

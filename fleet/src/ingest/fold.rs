@@ -114,15 +114,12 @@ fn set_online(device: &mut Device, online: bool, now: Timestamp) {
 
 fn will(device: &mut Device, message: &Message, now: Timestamp) -> bool {
     let replaced = message.epoch == device.epoch && message.at.millis() < device.previous_birth_at;
-    if message.epoch < device.epoch || replaced {
+    // A will never begins a run: the last one of a device's former life may come after it was activated anew.
+    if message.epoch < device.epoch || replaced || !device.online {
         return false;
     }
-    if message.epoch > device.epoch {
-        *device = Device { epoch: message.epoch, seq: 0, birth: (-1, 0), previous_birth_at: 0, ..device.clone() };
-    }
-    let changed = device.online;
     set_online(device, false, now);
-    changed
+    true
 }
 
 fn born(device: &mut Device, message: &Message, birth: &Birth) -> Option<Reaction> {

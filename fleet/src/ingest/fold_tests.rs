@@ -12,7 +12,8 @@ fn at(mut message: Message, seconds: i64) -> Message {
 }
 
 fn read(channel: &str, kind: &str, epoch: u64, seq: u64, data: &Value) -> Message {
-    message::read("prod", &format!("samovar/v1/prod/POS-1/{channel}"), &envelope(kind, epoch, seq, data)).unwrap()
+    message::read("prod", &format!("samovar/v1/prod/POS-1/{channel}"), &envelope(kind, epoch, seq, data))
+        .unwrap()
 }
 
 fn birth(epoch: u64, seq: u64, clock: i64) -> Message {
@@ -50,7 +51,10 @@ fn told(messages: &[Message]) -> Device {
 fn a_birth_makes_a_device_present_and_its_will_ends_that() {
     let mut device = told(&[birth(3, 1, 50)]);
     assert!(device.online);
-    assert_eq!((device.since, device.version.as_deref(), device.route_table), (100_000, Some("0.1.0"), Some(7)));
+    assert_eq!(
+        (device.since, device.version.as_deref(), device.route_table),
+        (100_000, Some("0.1.0"), Some(7))
+    );
     let (_, changed) = apply(&mut device, &will(3, 49), T(200));
     assert!(changed && !device.online);
     assert_eq!(device.since, 200_000);
@@ -69,6 +73,13 @@ fn a_will_of_an_older_run_or_of_a_replaced_connection_is_ignored() {
 }
 
 #[test]
+fn a_will_of_a_device_never_heard_of_leaves_no_trace() {
+    let mut device = Device::default();
+    assert_eq!(apply(&mut device, &will(50, 49), T(1)), (None, false));
+    assert_eq!(device, Device::default());
+}
+
+#[test]
 fn any_newer_message_of_the_run_proves_a_will_wrong_but_a_repeat_does_not() {
     let mut device = told(&[birth(3, 1, 50), state(3, 2, "a"), will(3, 49)]);
     apply(&mut device, &state(3, 2, "a"), T(200));
@@ -79,7 +90,10 @@ fn any_newer_message_of_the_run_proves_a_will_wrong_but_a_repeat_does_not() {
 
 #[test]
 fn the_newest_state_wins_in_whatever_order_it_comes() {
-    for order in [[state(3, 2, "a"), state(3, 5, "b"), state(2, 99, "c")], [state(2, 99, "c"), state(3, 5, "b"), state(3, 2, "a")]] {
+    for order in [
+        [state(3, 2, "a"), state(3, 5, "b"), state(2, 99, "c")],
+        [state(2, 99, "c"), state(3, 5, "b"), state(3, 2, "a")],
+    ] {
         let device = told(&order);
         assert_eq!(device.state_sha256, Some(sha("b")));
         assert_eq!((device.epoch, device.seq, device.route_table), (3, 5, Some(8)));

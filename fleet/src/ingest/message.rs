@@ -3,7 +3,9 @@
 //! Whoever can publish may send anything, so every number fits a database and every text that is stored is short and
 //! free of control characters. What cannot be read is refused with a reason and never stops the stream.
 
-use samovar_wire::mqtt::{Birth, Channel, Envelope, Event, EventBatch, MAX_MESSAGE_BYTES, Metrics, Online, Topic};
+use samovar_wire::mqtt::{
+    Birth, Channel, Envelope, Event, EventBatch, MAX_MESSAGE_BYTES, Metrics, Online, Topic,
+};
 use samovar_wire::{DeviceId, Timestamp};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -156,7 +158,9 @@ fn state(state: RawState) -> Result<Body, Refused> {
         return Err(Refused::Value("sha256"));
     }
     Ok(match state.state {
-        Some(json) if json.get().starts_with('{') => Body::State { sha256: state.sha256, json: json.get().to_owned() },
+        Some(json) if json.get().starts_with('{') => {
+            Body::State { sha256: state.sha256, json: json.get().to_owned() }
+        }
         Some(_) => return Err(Refused::Value("state")),
         None => Body::Beat { sha256: state.sha256 },
     })
@@ -201,7 +205,9 @@ pub(super) mod tests {
 
     pub(in crate::ingest) fn envelope(kind: &str, epoch: u64, seq: u64, data: &Value) -> Vec<u8> {
         let at = Timestamp::from_millis(1_000 * i64::try_from(epoch * 1000 + seq).unwrap());
-        json!({ "v": 1, "id": "x", "at": at, "epoch": epoch, "seq": seq, "type": kind, "data": data }).to_string().into_bytes()
+        json!({ "v": 1, "id": "x", "at": at, "epoch": epoch, "seq": seq, "type": kind, "data": data })
+            .to_string()
+            .into_bytes()
     }
 
     fn read_on(channel: &str, payload: &[u8]) -> Result<Message, Refused> {
@@ -214,21 +220,31 @@ pub(super) mod tests {
                             "capabilities": [], "route_table": 7, "config_revision": 2, "new_field": 1 });
         let message = read_on("up/online", &envelope("samovar.online.v1", 3, 1, &birth)).unwrap();
         assert!(matches!(message.body, Body::Birth(ref birth) if birth.route_table == Some(7)));
-        let will = read_on("up/online", &envelope("samovar.online.v1", 3, 0, &json!({ "online": false, "epoch": 3 }))).unwrap();
+        let will = read_on(
+            "up/online",
+            &envelope("samovar.online.v1", 3, 0, &json!({ "online": false, "epoch": 3 })),
+        )
+        .unwrap();
         assert_eq!((will.body, will.epoch, will.seq), (Body::Will, 3, 0));
         let sha = "ab".repeat(32);
         let state = json!({ "sha256": sha, "state": { "b": 1, "a": 2.50 } });
-        let text = String::from_utf8(envelope("samovar.state.v1", 3, 2, &state)).unwrap().replace("2.5", "2.50");
+        let text =
+            String::from_utf8(envelope("samovar.state.v1", 3, 2, &state)).unwrap().replace("2.5", "2.50");
         let message = read_on("up/state", text.as_bytes()).unwrap();
-        assert!(matches!(message.body, Body::State { ref json, .. } if json.contains("2.50")), "kept as sent: {message:?}");
-        let beat = read_on("up/state", &envelope("samovar.state.v1", 3, 3, &json!({ "sha256": sha }))).unwrap();
+        assert!(
+            matches!(message.body, Body::State { ref json, .. } if json.contains("2.50")),
+            "kept as sent: {message:?}"
+        );
+        let beat =
+            read_on("up/state", &envelope("samovar.state.v1", 3, 3, &json!({ "sha256": sha }))).unwrap();
         assert!(matches!(beat.body, Body::Beat { .. }));
     }
 
     #[test]
     fn what_does_not_belong_is_refused_with_a_reason() {
         let event = |seq: u64| json!({ "seq": seq, "at": "2026-11-20T00:00:00.000Z", "kind": "k" });
-        let events = |list: Value| envelope("samovar.events.v1", 1, 1, &json!({ "stream": "events", "events": list }));
+        let events =
+            |list: Value| envelope("samovar.events.v1", 1, 1, &json!({ "stream": "events", "events": list }));
         assert!(read_on("up/events", &events(json!([event(1), event(2)]))).is_ok());
         for (payload, why) in [
             (events(json!([event(2), event(1)])), "descending"),
@@ -246,7 +262,9 @@ pub(super) mod tests {
         assert!(matches!(read("test", "samovar/v1/prod/POS-1/up/state", b"{}"), Err(Refused::Topic)));
         let control = json!({ "stream": "a\u{0}b", "events": [event(1)] });
         assert!(read_on("up/events", &envelope("samovar.events.v1", 1, 1, &control)).is_err());
-        let state = |sha: &str, state: Value| envelope("samovar.state.v1", 1, 1, &json!({ "sha256": sha, "state": state }));
+        let state = |sha: &str, state: Value| {
+            envelope("samovar.state.v1", 1, 1, &json!({ "sha256": sha, "state": state }))
+        };
         assert!(read_on("up/state", &state("nonsense", json!({}))).is_err());
         assert!(read_on("up/state", &state(&"ab".repeat(32), json!([1]))).is_err());
     }
