@@ -5,6 +5,7 @@
 //! listeners refuse anonymous clients, and each answer here ends the chain of hooks.
 
 use super::access::{Access, FLEET_CLIENT_PREFIX, Peer, is_device_name};
+use super::admission::Admission;
 use async_trait::async_trait;
 use ring::digest;
 use rmqtt::codec::v5::SubscribeAckReason;
@@ -26,14 +27,21 @@ pub(super) struct Gatekeeper {
     access: Arc<Access>,
     username: Arc<str>,
     password_digest: Arc<[u8]>,
+    admission: Option<Admission>,
 }
 
 impl Gatekeeper {
-    pub(super) fn new(environment: &str, username: &str, password: &str) -> Self {
+    pub(super) fn new(
+        environment: &str,
+        username: &str,
+        password: &str,
+        admission: Option<Admission>,
+    ) -> Self {
         Self {
             access: Arc::new(Access::new(environment)),
             username: username.into(),
             password_digest: digest::digest(&digest::SHA256, password.as_bytes()).as_ref().into(),
+            admission,
         }
     }
 
@@ -64,6 +72,21 @@ impl Gatekeeper {
         AuthResult::Allow(false, None)
     }
 
+    /// [`Self::authenticate`], and for devices: is the certificate still good?
+    async fn admit(&self, connect: &ConnectInfo) -> AuthResult {
+        let answer = self.authenticate(connect);
+        let id = connect.id();
+        let (Some(admission), TLS, AuthResult::Allow(..)) = (&self.admission, id.lid, &answer) else {
+            return answer;
+        };
+        let serial = connect.cert().and_then(|cert| cert.serial.as_deref()).unwrap_or_default();
+        if admission.admits(&id.client_id, serial).await {
+            return answer;
+        }
+        tracing::warn!(client = %id.client_id, serial, "MQTT client refused: its certificate is not good (any more)");
+        AuthResult::NotAuthorized
+    }
+
     fn is_fleet(&self, connect: &ConnectInfo) -> bool {
         let Some(password) = connect.password() else { return false };
         let given = digest::digest(&digest::SHA256, password);
@@ -78,7 +101,7 @@ impl Handler for Gatekeeper {
     async fn hook(&self, param: &Parameter, acc: Option<HookResult>) -> ReturnType {
         match param {
             Parameter::ClientAuthenticate(connect) => {
-                (false, Some(HookResult::AuthResult(self.authenticate(connect))))
+                (false, Some(HookResult::AuthResult(self.admit(connect).await)))
             }
             Parameter::MessagePublishCheckAcl(session, publish) => {
                 let answer = if peer_of(&session.id)

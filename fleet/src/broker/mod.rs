@@ -14,12 +14,14 @@
 //! broker's store), clustering (that is what `--broker mqtts://…` is for), any HTTP of the broker's.
 
 mod access;
+mod admission;
 mod hooks;
 mod listen;
 #[cfg(test)]
 pub(crate) mod tests;
 
 pub use access::FLEET_CLIENT_PREFIX;
+pub use admission::{Admission, Question};
 
 use hooks::Gatekeeper;
 use ring::rand::{SecureRandom, SystemRandom};
@@ -36,9 +38,9 @@ use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 /// The user name of the fleet's own client.
 const FLEET_USER: &str = "fleet";
 /// The broker hands retained messages to its store after it has acknowledged them; this is for the last of them.
-const STORE_LINGER: Duration = Duration::from_millis(300);
+const STORE_LINGER: Duration = Duration::from_millis(250);
 /// The store writes to disk twice a second from a thread of its own and offers no way to ask for it.
-const STORE_FLUSH: Duration = Duration::from_millis(600);
+const STORE_FLUSH: Duration = Duration::from_millis(550);
 
 /// What the broker needs to start.
 #[derive(Debug, Clone)]
@@ -51,6 +53,8 @@ pub struct BrokerConfig {
     pub tls: Option<TlsListen>,
     /// The fleet's own listener: a loopback address, port 0 for any.
     pub plain_listen: SocketAddr,
+    /// Who says whether a certificate is still good; without it every one of the authority is.
+    pub admission: Option<Admission>,
 }
 
 /// A listener that asks every client for a certificate.
@@ -147,7 +151,8 @@ impl Broker {
             return Err(BrokerError::PlainNotLoopback(config.plain_listen));
         }
         let password = random_password()?;
-        let gatekeeper = Gatekeeper::new(&config.environment, FLEET_USER, &password);
+        let gatekeeper =
+            Gatekeeper::new(&config.environment, FLEET_USER, &password, config.admission.clone());
         let runtime = OwnRuntime::start()?;
         let opened = runtime
             .spawn(async move {

@@ -85,6 +85,10 @@ struct World {
 
 impl World {
     async fn start() -> Self {
+        Self::with(None).await
+    }
+
+    async fn with(admission: Option<Admission>) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let authority = Authority::new("our authority");
         let tls = Some(authority.listener(dir.path()));
@@ -93,6 +97,7 @@ impl World {
             environment: "prod".to_owned(),
             tls,
             plain_listen: ANY,
+            admission,
         };
         let broker = Broker::start(config).await.unwrap();
         Self { authority, broker, _dir: dir }
@@ -232,6 +237,25 @@ async fn a_client_that_is_not_its_certificate_is_refused() {
 }
 
 #[tokio::test]
+async fn a_certificate_that_is_no_longer_good_is_refused() {
+    let (admission, mut questions) = Admission::channel();
+    let world = World::with(Some(admission)).await;
+    tokio::spawn(async move {
+        while let Some(question) = questions.recv().await {
+            assert!(!question.serial.is_empty());
+            let _ = question.answer.send(question.device == "POS-1");
+        }
+    });
+    world.connected("POS-1").await;
+    let refused = Client::connect(world.device("POS-2", "POS-2")).await.err();
+    assert!(
+        matches!(refused, Some(ConnectionError::ConnectionRefused(ConnectReturnCode::NotAuthorized))),
+        "{refused:?}"
+    );
+    world.fleet("t").await;
+}
+
+#[tokio::test]
 async fn a_certificate_of_another_authority_is_refused() {
     let world = World::start().await;
     let mut options = options("POS-1", world.broker.tls_addr().unwrap());
@@ -368,6 +392,7 @@ async fn the_plain_listener_is_never_reachable_from_outside() {
         environment: "prod".to_owned(),
         tls: None,
         plain_listen: "0.0.0.0:0".parse().unwrap(),
+        admission: None,
     };
     assert!(matches!(Broker::start(config).await, Err(BrokerError::PlainNotLoopback(_))));
 }
@@ -377,8 +402,13 @@ async fn the_plain_listener_is_never_reachable_from_outside() {
 #[ignore = "run as a child process by the restart test"]
 async fn broker_in_a_process_of_its_own() {
     let Some(dir) = std::env::var_os("SAMOVAR_TEST_BROKER_DIR") else { return };
-    let config =
-        BrokerConfig { data_dir: dir.into(), environment: "prod".to_owned(), tls: None, plain_listen: ANY };
+    let config = BrokerConfig {
+        data_dir: dir.into(),
+        environment: "prod".to_owned(),
+        tls: None,
+        plain_listen: ANY,
+        admission: None,
+    };
     let broker = Broker::start(config).await.unwrap();
     println!("\nBROKER {} {}", broker.plain_addr(), broker.password);
     tokio::task::spawn_blocking(|| io::stdin().read_to_end(&mut Vec::new())).await.unwrap().unwrap();

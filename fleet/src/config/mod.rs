@@ -13,7 +13,8 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 pub use sections::{
-    Activation, Broker, BrokerChoice, Database, Intake, Log, Operators, Pki, Server, Tls, broker_choice,
+    Activation, Broker, BrokerChoice, Database, Intake, Log, Operators, Pki, Routes, Server, Tls,
+    broker_choice,
 };
 
 /// Every key with its default, commented.
@@ -35,6 +36,8 @@ pub struct Config {
     pub pki: Pki,
     /// Order intake.
     pub intake: Intake,
+    /// Route tables.
+    pub routes: Routes,
     /// Claims.
     pub activation: Activation,
     /// Other fleets by the name their claim codes begin with, for redirects.

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use samovar_wire::dsse::TrustedKeys;
 use serde::{Deserialize, Serialize};
 
 use super::ConfigError;
@@ -93,6 +94,8 @@ pub struct Broker {
     pub username: String,
     /// For an external broker.
     pub password: String,
+    /// The authority of an external `mqtts://` broker (PEM); empty = those of the system.
+    pub ca: PathBuf,
 }
 
 impl Default for Broker {
@@ -104,6 +107,7 @@ impl Default for Broker {
             device_url: String::new(),
             username: String::new(),
             password: String::new(),
+            ca: PathBuf::new(),
         }
     }
 }
@@ -236,8 +240,8 @@ impl Intake {
                 "180 or more: devices may repeat a key for that long",
             ));
         }
-        if self.origin.is_empty() || !self.origin.bytes().all(|byte| byte.is_ascii_graphic()) {
-            return Err(value("intake.origin", "a name without spaces"));
+        if self.origin.parse::<samovar_wire::OriginId>().is_err() {
+            return Err(value("intake.origin", "1 to 64 of the characters A-Z a-z 0-9 _ -"));
         }
         if self.max_body_bytes == 0
             || self.max_orders == 0
@@ -251,6 +255,14 @@ impl Intake {
         }
         Ok(())
     }
+}
+
+/// Route tables.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Routes {
+    /// More keys that may sign route tables, besides this fleet's own: base64 Ed25519 public keys by key id.
+    pub trusted_keys: TrustedKeys,
 }
 
 /// Claims.

@@ -47,6 +47,7 @@ impl MigrationTrait for M0001Start {
             ("orders_device_key", "orders", &["device", "key"][..], true),
             ("orders_store", "orders", &["store", "position"], false),
             ("orders_device", "orders", &["device", "position"], false),
+            ("orders_id", "orders", &["id"], false),
             ("orders_received", "orders", &["received_at"], false),
             ("certificates_device", "certificates", &["device"], false),
             ("devices_store", "devices", &["store"], false),

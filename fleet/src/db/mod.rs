@@ -37,10 +37,10 @@ pub enum DatabaseError {
     /// The URL names neither SQLite nor PostgreSQL.
     #[error("the database URL must begin with sqlite:// or postgres://")]
     UnknownKind,
-    /// The folder of the SQLite file cannot be made.
-    #[error("the folder {path} cannot be made", path = path.display())]
+    /// The SQLite file or its folder cannot be made.
+    #[error("{path} cannot be made", path = path.display())]
     Folder {
-        /// Which folder.
+        /// Which one.
         path: PathBuf,
         /// What the system said.
         source: std::io::Error,
@@ -108,6 +108,7 @@ impl Database {
             std::fs::create_dir_all(folder)
                 .map_err(|source| DatabaseError::Folder { path: folder.to_owned(), source })?;
         }
+        create_private(path).map_err(|source| DatabaseError::Folder { path: path.to_owned(), source })?;
         let mut options = ConnectOptions::new(url);
         options.max_connections(6).connect_timeout(WAIT).acquire_timeout(WAIT).sqlx_logging(false);
         options.map_sqlx_sqlite_opts(|sqlite| {
@@ -209,6 +210,13 @@ impl std::ops::Deref for Write {
     fn deref(&self) -> &DatabaseTransaction {
         &self.transaction
     }
+}
+
+/// The file holds the fleet's keys: it is its owner's alone from the first byte on. SQLite gives its journal files the
+/// mode of the file.
+fn create_private(path: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::OpenOptionsExt as _;
+    std::fs::OpenOptions::new().create(true).append(true).mode(0o600).open(path).map(drop)
 }
 
 fn version(text: &str) -> (u32, u32, u32) {

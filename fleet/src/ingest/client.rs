@@ -227,7 +227,7 @@ struct Poll {
 #[derive(Debug, thiserror::Error)]
 enum Lost {
     #[error(transparent)]
-    Connection(#[from] ConnectionError),
+    Connection(Box<ConnectionError>),
     #[error("the broker did not take or give a byte for {} s", (KEEP_ALIVE * 3 / 2).as_secs())]
     Stalled,
     #[error("the broker refuses the subscription: {0:?}")]
@@ -251,7 +251,8 @@ impl Poll {
     }
 
     async fn step(&mut self) -> Result<(), Lost> {
-        let event = timeout(KEEP_ALIVE * 3 / 2, self.events.poll()).await.map_err(|_| Lost::Stalled)??;
+        let event = timeout(KEEP_ALIVE * 3 / 2, self.events.poll()).await.map_err(|_| Lost::Stalled)?;
+        let event = event.map_err(|error| Lost::Connection(Box::new(error)))?;
         match event {
             Event::Incoming(Packet::ConnAck(ack)) => self.connected(&ack),
             Event::Incoming(Packet::SubAck(ack)) => self.subscribed(&ack)?,

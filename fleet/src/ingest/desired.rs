@@ -9,6 +9,8 @@ use super::client::Link;
 use super::entity::{device_desired, device_status};
 use crate::db::entity::{device, route_table};
 use crate::db::{Database, DatabaseError};
+use crate::pki::secrets::SigningKeys;
+use samovar_wire::activation::Role;
 use samovar_wire::dsse::{self, Envelope, SigningKey};
 use samovar_wire::encoding::{hex, sha256};
 use samovar_wire::mqtt::{Channel, Desired, DesiredDocument, Topic};
@@ -31,8 +33,8 @@ const ROOM: Duration = Duration::from_secs(30);
 pub struct DesiredConfig {
     /// The environment of topics.
     pub environment: String,
-    /// Signs desired states; devices know it since their activation.
-    pub key: Arc<SigningKey>,
+    /// The admin's key signs desired states; devices know it since their activation.
+    pub keys: Arc<SigningKeys>,
     /// Where devices fetch a route table that is too large for a message.
     pub route_table_url: String,
 }
@@ -46,6 +48,8 @@ pub(super) enum DesiredError {
     Table(#[source] serde_json::Error),
     #[error("a desired state cannot be written as JSON")]
     Write(#[source] serde_json::Error),
+    #[error("there is no key to sign desired states with")]
+    NoKey,
     #[error("the broker takes no messages")]
     NoRoom,
 }
@@ -243,7 +247,9 @@ async fn publish(
 ) -> Result<(), DesiredError> {
     let topic =
         Topic { environment: config.environment.clone(), device: device.clone(), channel: Channel::Desired };
-    let payload = content.sign(device, u64::try_from(revision).unwrap_or(0), &config.key)?;
+    let key = config.keys.commands.iter().find(|(role, _)| *role == Role::Admin);
+    let (_, key) = key.ok_or(DesiredError::NoKey)?;
+    let payload = content.sign(device, u64::try_from(revision).unwrap_or(0), key)?;
     let until = tokio::time::Instant::now() + ROOM;
     while link.publish(topic.to_string(), payload.clone(), true, None).is_err() {
         if tokio::time::Instant::now() >= until {

@@ -111,7 +111,7 @@ pub fn read(environment: &str, topic: &str, payload: &[u8]) -> Result<Message, R
         Channel::Online => open(device, topic.channel, payload, online),
         Channel::State => open(device, topic.channel, payload, state),
         Channel::Events => open(device, topic.channel, payload, events),
-        Channel::Metrics => open(device, topic.channel, payload, metrics),
+        Channel::Metrics => open(device, topic.channel, payload, |data: Metrics| metrics(&data)),
         Channel::Reply => open(device, topic.channel, payload, |_: Box<RawValue>| Ok(Body::Reply)),
         Channel::Desired | Channel::Command | Channel::Ack => Err(Refused::Topic),
     }
@@ -181,7 +181,7 @@ fn events(batch: EventBatch) -> Result<Body, Refused> {
     Ok(Body::Events(batch))
 }
 
-fn metrics(metrics: Metrics) -> Result<Body, Refused> {
+fn metrics(metrics: &Metrics) -> Result<Body, Refused> {
     if metrics.metrics.len() > MAX_METRICS || metrics.metrics.keys().any(|name| word("", name).is_err()) {
         return Err(Refused::Value("metrics"));
     }

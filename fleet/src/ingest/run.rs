@@ -182,7 +182,7 @@ impl Storing {
         match keep::expire(&self.database, listening_since, clock::now()).await {
             Ok(ended) => self.tell(ended, false),
             Err(error) => {
-                tracing::warn!(error = %crate::ingest::chain(&error), "silent devices could not be looked for")
+                tracing::warn!(error = %crate::ingest::chain(&error), "silent devices could not be looked for");
             }
         }
     }

@@ -5,10 +5,12 @@
 use super::entity::{device_desired, device_event, device_metric, device_status};
 use super::*;
 use crate::db::entity::{device, route_table};
+use crate::pki::secrets::SigningKeys;
 use rumqttc::Transport;
 use rumqttc::v5::mqttbytes::QoS;
 use rumqttc::v5::mqttbytes::v5::{LastWill, LastWillProperties, Packet};
 use rumqttc::v5::{AsyncClient, Event, MqttOptions};
+use samovar_wire::activation::Role;
 use samovar_wire::dsse::{self, Envelope as Signed, SigningKey, new_seed};
 use samovar_wire::mqtt::{Ack, Desired, DesiredDocument};
 use sea_orm::ActiveValue::Set;
@@ -95,6 +97,7 @@ impl Broker {
             environment: "prod".to_owned(),
             tls: Some(authority.listener(dir)),
             plain_listen: "127.0.0.1:0".parse().unwrap(),
+            admission: None,
         });
         Self::Embedded { broker: Box::new(broker.await.unwrap()), authority: Box::new(authority) }
     }
@@ -128,7 +131,7 @@ impl Broker {
 struct World {
     broker: Broker,
     database: Database,
-    key: Arc<SigningKey>,
+    keys: Arc<SigningKeys>,
     ingest: Ingest,
     tasks: IngestTasks,
     dir: tempfile::TempDir,
@@ -154,9 +157,10 @@ impl World {
     async fn with(broker: Broker, dir: tempfile::TempDir) -> Self {
         let database = Database::open(&format!("sqlite://{}/fleet.db", dir.path().display())).await.unwrap();
         register(&database, POS, 1).await;
-        let key = Arc::new(SigningKey::from_seed("c1", &new_seed().unwrap()).unwrap());
-        let (ingest, tasks) = Ingest::start(&database, config(&broker, &key)).unwrap();
-        let world = Self { broker, database, key, ingest, tasks, dir };
+        let key = |name| SigningKey::from_seed(name, &new_seed().unwrap()).unwrap();
+        let keys = Arc::new(SigningKeys { routes: key("r1"), commands: vec![(Role::Admin, key("c1"))] });
+        let (ingest, tasks) = Ingest::start(&database, config(&broker, &keys)).unwrap();
+        let world = Self { broker, database, keys, ingest, tasks, dir };
         until("the fleet to be connected", async || world.ingest.is_connected()).await;
         world
     }
@@ -170,8 +174,11 @@ impl World {
     }
 
     async fn publish_table(&self, version: i64) -> Signed {
-        let signed =
-            Signed::sign(dsse::ROUTE_TABLE, format!("{{\"version\":{version}}}").as_bytes(), &[&self.key]);
+        let signed = Signed::sign(
+            dsse::ROUTE_TABLE,
+            format!("{{\"version\":{version}}}").as_bytes(),
+            &[&self.keys.routes],
+        );
         let row = route_table::ActiveModel {
             version: Set(version),
             sha256: Set(samovar_wire::encoding::hex(&signed.payload_sha256().unwrap())),
@@ -189,19 +196,19 @@ impl World {
 
     fn open(&self, payload: &[u8]) -> Desired {
         let envelope: Signed = serde_json::from_slice(payload).unwrap();
-        let trusted = [(self.key.key_id.clone(), self.key.public())].into();
+        let trusted = self.keys.commands.iter().map(|(_, key)| (key.key_id.clone(), key.public())).collect();
         serde_json::from_slice(&envelope.open(dsse::DESIRED, &trusted).unwrap().payload).unwrap()
     }
 }
 
-fn config(broker: &Broker, key: &Arc<SigningKey>) -> IngestConfig {
+fn config(broker: &Broker, keys: &Arc<SigningKeys>) -> IngestConfig {
     IngestConfig {
         url: broker.fleet_url(),
         client_id: "fleet.ingest-test".to_owned(),
         tls: None,
         desired: DesiredConfig {
             environment: "prod".to_owned(),
-            key: Arc::clone(key),
+            keys: Arc::clone(keys),
             route_table_url: "https://fleet.example/device/v1/route-table".to_owned(),
         },
     }
@@ -266,7 +273,7 @@ impl Device {
                         let _ = send.send((topic, publish.payload.to_vec())).await;
                     }
                     Ok(Event::Incoming(Packet::ConnAck(_))) => {
-                        again.try_subscribe(&filter, QoS::AtLeastOnce).unwrap()
+                        again.try_subscribe(&filter, QoS::AtLeastOnce).unwrap();
                     }
                     Ok(_) => {}
                     Err(_) => sleep(Duration::from_millis(50)).await,
@@ -483,7 +490,7 @@ async fn a_device_that_is_behind_is_sent_what_it_should_be(world: World) {
 
 async fn a_table_too_large_for_a_message_is_given_by_reference(world: World) {
     let large = format!("{{\"pad\":\"{}\"}}", "x".repeat(150_000));
-    let signed = Signed::sign(dsse::ROUTE_TABLE, large.as_bytes(), &[&world.key]);
+    let signed = Signed::sign(dsse::ROUTE_TABLE, large.as_bytes(), &[&world.keys.routes]);
     let write = world.database.write().await.unwrap();
     let row = route_table::ActiveModel {
         version: Set(9),
@@ -558,7 +565,7 @@ async fn a_fleet_that_starts_again_goes_on_where_it_was() {
     pos.events(1..=100).await;
     pos.acknowledged(100).await;
     pos.die().await;
-    let World { broker, database, key, tasks, dir, .. } = world;
+    let World { broker, database, keys, tasks, dir, .. } = world;
     tasks.stop(PATIENCE).await;
     let Broker::Embedded { broker, .. } = broker else { return };
     broker.stop(Duration::from_secs(5)).await.unwrap();
@@ -568,8 +575,8 @@ async fn a_fleet_that_starts_again_goes_on_where_it_was() {
     let fresh = tempfile::tempdir().unwrap();
     let broker = Broker::embedded(fresh.path()).await;
     let database = Database::open(&format!("sqlite://{}/fleet.db", dir.path().display())).await.unwrap();
-    let (ingest, tasks) = Ingest::start(&database, config(&broker, &key)).unwrap();
-    let world = World { broker, database, key, ingest, tasks, dir };
+    let (ingest, tasks) = Ingest::start(&database, config(&broker, &keys)).unwrap();
+    let world = World { broker, database, keys, ingest, tasks, dir };
     until("the fleet to be connected", async || world.ingest.is_connected()).await;
     let mut pos = Device::connect(&world, POS, 2).await;
     pos.birth(None, 0).await;
