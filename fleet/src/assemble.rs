@@ -206,9 +206,13 @@ impl Running {
     pub async fn stop(mut self) {
         // Without a reader there is nobody left to stop.
         let _ = self.stop.send(true);
-        let drained = async { while self.tasks.join_next().await.is_some() {} };
+        let drained = async {
+            while self.tasks.join_next().await.is_some() {}
+            tracing::debug!("requests drained");
+        };
         tokio::join!(drained, self.mqtt.stop());
         self.app.database.clone().close().await;
+        tracing::debug!("database closed");
     }
 }
 
