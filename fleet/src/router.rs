@@ -38,7 +38,10 @@ pub fn people() -> OpenApiRouter<App> {
 
 /// Routes for devices: with description.
 pub fn devices() -> OpenApiRouter<App> {
-    crate::activation::handlers::router().merge(crate::orders::handlers::router())
+    crate::activation::handlers::router()
+        .merge(crate::orders::handlers::router())
+        // The name that desired states give to it.
+        .route("/device/v1/route-table", get(crate::activation::handlers::route_table))
 }
 
 /// The whole server's router. `pages` are routes for people without description (the console).

@@ -24,6 +24,7 @@ pub mod desired;
 pub mod entity;
 pub mod fold;
 mod keep;
+pub mod live;
 pub mod message;
 mod rows;
 mod run;
