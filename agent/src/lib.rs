@@ -1,1 +1,23 @@
-//! x
+//! The Samovar agent: one daemon per store device.
+//!
+//! ```text
+//! POST ──► intake ──► ledger ──► dispatcher ──► routing ──► origin            orders/
+//! route table ──► verify ──► choose ──► health ──► resolver                   routing/
+//! every flow ──► board ──► report ──► outbox ──► MQTT                         status/  relay/
+//! claim ──► key, CSR ──► certificate ──► renewal                              identity/
+//! API, CLI ◄── snapshots of all of the above                                  page/  cli/
+//! ```
+//!
+//! One loop per flow; policy without clock, lock or IO beside it; flows do not import each other. What connects them
+//! is `assemble`.
+
+pub mod clock;
+pub mod config;
+pub mod heartbeat;
+pub mod identity;
+pub mod net;
+pub mod orders;
+pub mod relay;
+pub mod routing;
+pub mod status;
+pub mod store;

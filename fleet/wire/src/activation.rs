@@ -39,6 +39,10 @@ pub struct ClaimAnswer {
     pub trusted_keys: TrustedKeys,
     /// The route table in force.
     pub route_table: Envelope,
+    /// Base URL of the fleet's device API (renewals, route tables) over mutual TLS; empty: the server the claim
+    /// was sent to.
+    #[serde(default)]
+    pub fleet_url: String,
     /// Where MQTT is; empty when the fleet has none.
     pub mqtt_url: String,
     /// Keys that sign commands and desired states, with the role each has.

@@ -1,0 +1,98 @@
+use super::*;
+
+fn load(text: &str, set: &[&str]) -> Result<Config, String> {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("agent.toml");
+    std::fs::write(&path, text).unwrap();
+    let set: Vec<_> = set.iter().map(ToString::to_string).collect();
+    Config::load(Some(&path), &set).map_err(|error| error.to_string())
+}
+
+#[test]
+fn the_reference_is_exactly_the_defaults() {
+    assert_eq!(toml::from_str::<Config>(REFERENCE).unwrap(), Config::default());
+}
+
+#[test]
+fn the_reference_names_every_key() {
+    let all = toml::Table::try_from(Config::default()).unwrap();
+    for (section, keys) in all {
+        // A key that is a table of names has no default to show; it stands in the reference as an example.
+        for key in keys.as_table().unwrap().keys().filter(|key| *key != "trusted_keys") {
+            assert!(line_of(REFERENCE, &format!("{section}.{key}")).is_some(), "{section}.{key}");
+        }
+    }
+    for optional in [
+        "# device =",
+        "# store =",
+        "# country =",
+        "# class =",
+        "# table =",
+        "# trusted_keys =",
+        "# tls =",
+        "# url =",
+    ] {
+        assert!(REFERENCE.contains(optional), "{optional}");
+    }
+}
+
+#[test]
+fn an_unknown_key_is_an_error_with_its_line_and_name() {
+    let error = load("[relay]\nurl = \"\"\nkeepalive = 3\n", &[]).unwrap_err();
+    assert!(
+        error.contains("line 3") && error.contains("keepalive") && error.contains("agent.toml"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_value_out_of_range_is_an_error_with_its_line_and_name() {
+    let error = load("[logs]\nlevel = \"info\"\nmax_bytes = 5\n", &[]).unwrap_err();
+    assert!(error.contains("line 3: logs.max_bytes: 5 is not within"), "{error}");
+}
+
+#[test]
+fn single_keys_are_laid_over_the_file() {
+    let config =
+        load("[logs]\nlevel = \"warn\"\n", &["logs.level=debug", "local_api.listen=127.0.0.1:0"]).unwrap();
+    assert_eq!(config.logs.level, "debug");
+    assert_eq!(config.local_api.listen.port(), 0);
+    assert!(load("", &["logs.colour=red"]).unwrap_err().contains("colour"));
+    assert!(load("", &["nonsense"]).unwrap_err().contains("section.key=value"));
+}
+
+#[test]
+fn paths_are_relative_to_the_file() {
+    let config = load("[routing]\ntable = \"rt.json\"\n", &[]).unwrap();
+    assert!(config.routing.table.unwrap().is_absolute());
+}
+
+#[test]
+fn half_an_identity_is_refused() {
+    let error = load("[identity]\ndevice = \"POS-1\"\n", &[]).unwrap_err();
+    assert!(error.contains("identity.store"), "{error}");
+}
+
+#[test]
+fn the_example_of_the_contract_is_accepted() {
+    let text = r#"
+[identity]
+device = "POS-US-0001"
+store = "US-0001"
+country = "US"
+class = "pos"
+[routing]
+table = "route-table.json"
+trusted_keys = { "k1" = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=" }
+environment = "prod"
+[origin]
+tls = { ca = "ca.pem", cert = "device.pem", key = "device.key" }
+[relay]
+url = "mqtt://127.0.0.1:1883"
+[local_api]
+listen = "127.0.0.1:7780"
+"#;
+    let config = load(text, &[]).unwrap();
+    assert_eq!(config.identity.device.unwrap().as_str(), "POS-US-0001");
+    assert_eq!(config.routing.trusted_keys.len(), 1);
+}

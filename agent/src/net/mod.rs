@@ -1,0 +1,37 @@
+//! The one way out: HTTP clients for origins.
+//!
+//! ```text
+//! Decision ──► Clients::client ──► reqwest::Client      URL, TLS name and Host: the decision's domain
+//!                                     └─ Resolver ──►   dialled: the endpoint's host, the table's addresses last
+//! ```
+//!
+//! Promises: every client has its time-outs, follows no redirect, knows no proxy, speaks HTTP/1.1 and trusts only
+//! the authorities it was given; plain HTTP reaches loopback addresses only; a dead resolver costs a bounded wait and
+//! then the last address that worked, or the table's own, is used. Absent on purpose: retries (that is the
+//! dispatcher's decision) and anything about orders.
+
+mod body;
+mod clients;
+mod resolver;
+
+pub use body::{BodyError, read_limited};
+pub use clients::{ClientSettings, Clients, NetError, TlsSource};
+pub use resolver::{Found, LookupError, Resolver};
+
+use std::error::Error;
+
+/// Why a request failed, in one line: each cause once, the outermost first.
+#[must_use]
+pub fn explain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        let words = inner.to_string();
+        if !text.contains(&words) {
+            text.push_str(": ");
+            text.push_str(&words);
+        }
+        cause = inner.source();
+    }
+    text
+}

@@ -1,0 +1,262 @@
+//! The ledger: the SQLite file in which accepted orders live, and the handle by which the rest of the agent uses it.
+//!
+//! One thread owns the only connection; it commits together whatever is queued (see `thread`). The queue holds 1,024
+//! requests. When it is full, a till is told 503 at once; the dispatcher and readers wait for room.
+
+mod model;
+mod schema;
+mod tables;
+mod thread;
+
+pub use model::{
+    Accepted, AuditEntry, Backlog, CONFLICT, Change, ChangeTo, Facts, Group, Head, Hold, Intervention,
+    KEY_REUSED, NewOrder, Outgoing, Receipt, Record, State, Waiting, summary,
+};
+pub use tables::OpenError;
+
+use crate::clock::wall;
+use crate::heartbeat::Heartbeat;
+use samovar_wire::OriginId;
+use samovar_wire::orders::OrdersSummary;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use tables::Tables;
+use thread::{Request, Writer};
+use tokio::sync::{mpsc, oneshot, watch};
+
+/// Requests that may wait for the ledger's thread.
+const QUEUE: usize = 1_024;
+/// Longest wait for the ledger's answer; after it the outcome is unknown.
+const DEADLINE: Duration = Duration::from_secs(10);
+
+/// How the ledger is kept.
+#[derive(Debug, Clone)]
+pub struct LedgerSettings {
+    /// The file.
+    pub path: PathBuf,
+    /// Size at which new orders are refused.
+    pub max_bytes: u64,
+    /// How long bodies of settled orders are kept.
+    pub body_retention: Duration,
+    /// How long keys of settled orders are remembered.
+    pub key_retention: Duration,
+}
+
+/// Why the ledger did not do what it was asked.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LedgerError {
+    /// The limit is reached, or the disk is full.
+    #[error("the ledger is full ({0}): no new order can be taken until some are settled")]
+    Full(String),
+    /// More requests wait than the queue holds.
+    #[error("the ledger is busy: repeat with the same key")]
+    Busy,
+    /// The disk failed; whether the write happened is unknown.
+    #[error("the ledger cannot be written ({0}): repeat with the same key")]
+    Storage(String),
+    /// The thread did not answer in time; whether the write happened is unknown.
+    #[error("the ledger did not answer in time: repeat with the same key")]
+    TimedOut,
+    /// There is no such order.
+    #[error("no such order")]
+    Unknown,
+    /// The order's state does not allow it.
+    #[error("{0}")]
+    NotAllowed(&'static str),
+}
+
+/// Whether the disk takes writes.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Storage {
+    /// The last write failed so.
+    pub failing: Option<String>,
+    /// The ledger is at its limit.
+    pub full: bool,
+    /// The ledger is at 80 % of its limit.
+    pub nearly_full: bool,
+    /// A damaged ledger was set aside under this name.
+    pub set_aside: Option<PathBuf>,
+}
+
+/// The handle. Cheap to clone; the thread ends when the last handle is gone.
+#[derive(Debug, Clone)]
+pub struct Ledger {
+    requests: mpsc::Sender<Request>,
+    backlog: watch::Receiver<Arc<Backlog>>,
+    storage: watch::Receiver<Storage>,
+    id: Arc<str>,
+}
+
+impl Ledger {
+    /// Opens the ledger and starts its thread. Must be called inside the runtime.
+    ///
+    /// # Errors
+    /// When another process has it, or the disk does not allow it. A damaged file is set aside and is no error.
+    pub fn open(settings: LedgerSettings, heartbeat: Heartbeat) -> Result<Self, OpenError> {
+        let (tables, set_aside) = thread::open_or_set_aside(&settings)?;
+        let id = tables.ledger_id.as_str().into();
+        let backlog = watch::Sender::new(Arc::new(tables.backlog().map_err(OpenError::Sqlite)?));
+        let storage = watch::Sender::new(Storage { set_aside, ..Storage::default() });
+        let (requests, queue) = mpsc::channel(QUEUE);
+        let ledger = Self { requests, backlog: backlog.subscribe(), storage: storage.subscribe(), id };
+        let writer = Writer::new(tables, settings, backlog, storage, heartbeat);
+        let runtime = tokio::runtime::Handle::current();
+        std::thread::Builder::new()
+            .name("ledger".into())
+            .spawn(move || writer.run(queue, &runtime))
+            .map_err(|error| OpenError::Sqlite(rusqlite::Error::ToSqlConversionFailure(Box::new(error))))?;
+        Ok(ledger)
+    }
+
+    /// The UUID made with this ledger.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// What waits; changes after each commit.
+    #[must_use]
+    pub fn backlog(&self) -> watch::Receiver<Arc<Backlog>> {
+        self.backlog.clone()
+    }
+
+    /// Whether the disk takes writes.
+    #[must_use]
+    pub fn storage(&self) -> watch::Receiver<Storage> {
+        self.storage.clone()
+    }
+
+    /// Makes orders durable. Each stands alone; the answers come in order, after the commit.
+    ///
+    /// # Errors
+    /// When the ledger is full or busy, or the disk failed. After `Storage` and `TimedOut` the outcome is unknown.
+    pub async fn accept(&self, orders: Vec<NewOrder>) -> Result<Vec<Accepted>, LedgerError> {
+        let (reply, answer) = oneshot::channel();
+        self.requests.try_send(Request::Accept { orders, reply }).map_err(|_| LedgerError::Busy)?;
+        answered(answer).await?
+    }
+
+    /// Binds orders to an origin, durably, and gives those that may be sent there, with their bodies.
+    ///
+    /// # Errors
+    /// When the disk failed.
+    pub async fn bind(&self, seqs: Vec<u64>, origin: OriginId) -> Result<Vec<Outgoing>, LedgerError> {
+        self.write(|reply| Request::Bind { seqs, origin, at: wall(), reply }).await
+    }
+
+    /// Records what became of orders.
+    ///
+    /// # Errors
+    /// When the disk failed; losing such a record costs one repeat, which the origin absorbs.
+    pub async fn change(&self, changes: Vec<Change>) -> Result<(), LedgerError> {
+        self.write(|reply| Request::Change { changes, at: wall(), reply }).await
+    }
+
+    /// Makes orders that were held for a reason pending again.
+    ///
+    /// # Errors
+    /// When the disk failed.
+    pub async fn unhold(&self, hold: Hold) -> Result<(), LedgerError> {
+        self.write(|reply| Request::Unhold { hold, reply }).await
+    }
+
+    /// Does what an operator asks of an order, by id or order number, and writes it down.
+    ///
+    /// # Errors
+    /// When there is no such order or its state does not allow it.
+    pub async fn intervene(
+        &self,
+        order: &str,
+        what: Intervention,
+        who: &str,
+        reason: &str,
+    ) -> Result<Record, LedgerError> {
+        let seq = self.record(order).await?.ok_or(LedgerError::Unknown)?.receipt.seq;
+        let (who, reason, at) = (who.to_owned(), reason.to_owned(), wall());
+        self.write(|reply| Request::Intervene { seq, what, who, reason, at, reply }).await?;
+        self.record(order).await?.ok_or(LedgerError::Unknown)
+    }
+
+    /// Pending orders of a group behind a place, in order.
+    ///
+    /// # Errors
+    /// When the disk failed.
+    pub async fn heads(&self, group: Group, after: u64, limit: usize) -> Result<Vec<Head>, LedgerError> {
+        self.read(move |tables| tables.heads(&group, after, limit)).await
+    }
+
+    /// One order, by id or by order number (then the newest).
+    ///
+    /// # Errors
+    /// When the disk failed.
+    pub async fn record(&self, order: &str) -> Result<Option<Record>, LedgerError> {
+        let order = order.to_owned();
+        self.read(move |tables| tables.record(&order)).await
+    }
+
+    /// A page of at most 200 orders behind a place.
+    ///
+    /// # Errors
+    /// When the disk failed.
+    pub async fn page(
+        &self,
+        state: Option<State>,
+        after: u64,
+        limit: usize,
+    ) -> Result<Vec<Record>, LedgerError> {
+        self.read(move |tables| tables.page(state, after, limit.clamp(1, 200))).await
+    }
+
+    /// Counts and ages.
+    ///
+    /// # Errors
+    /// When the disk failed.
+    pub async fn summary(&self) -> Result<OrdersSummary, LedgerError> {
+        let facts = self.read(Tables::facts).await?;
+        Ok(summary(&self.backlog.borrow(), &facts))
+    }
+
+    async fn write<T>(
+        &self,
+        request: impl FnOnce(oneshot::Sender<Result<T, LedgerError>>) -> Request,
+    ) -> Result<T, LedgerError> {
+        let (reply, answer) = oneshot::channel();
+        self.send(request(reply)).await?;
+        answered(answer).await?
+    }
+
+    async fn read<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Tables) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, LedgerError> {
+        let (reply, answer) = oneshot::channel();
+        let work = Box::new(move |tables: Result<&Tables, LedgerError>| {
+            let result =
+                tables.and_then(|tables| work(tables).map_err(|e| LedgerError::Storage(e.to_string())));
+            // The asker may have given up waiting; then nobody needs the answer.
+            let _ = reply.send(result);
+        });
+        self.send(Request::Read(work)).await?;
+        answered(answer).await?
+    }
+
+    async fn send(&self, request: Request) -> Result<(), LedgerError> {
+        match tokio::time::timeout(DEADLINE, self.requests.send(request)).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) => Err(LedgerError::Storage("its thread has ended".into())),
+            Err(_) => Err(LedgerError::TimedOut),
+        }
+    }
+}
+
+async fn answered<T>(answer: oneshot::Receiver<T>) -> Result<T, LedgerError> {
+    match tokio::time::timeout(DEADLINE, answer).await {
+        Ok(Ok(result)) => Ok(result),
+        Ok(Err(_)) => Err(LedgerError::Storage("its thread has ended".into())),
+        Err(_) => Err(LedgerError::TimedOut),
+    }
+}
+
+#[cfg(test)]
+mod tests;

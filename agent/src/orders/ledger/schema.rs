@@ -1,0 +1,78 @@
+//! The ledger's tables. Migrations are append-only and indexed by `user_version`: today's code opens every ledger
+//! ever released.
+
+use rusqlite::Connection;
+
+/// One step each; never edit a step that was released.
+const MIGRATIONS: &[&str] = &[
+    // 1: orders, what operators did to them, and facts about the ledger itself.
+    "CREATE TABLE meta(k TEXT PRIMARY KEY, v TEXT NOT NULL) STRICT;
+     CREATE TABLE orders(
+       seq INTEGER PRIMARY KEY AUTOINCREMENT,
+       id TEXT NOT NULL,
+       key TEXT NOT NULL,
+       conflict_with INTEGER,            -- seq of the order that had the key first
+       order_no TEXT NOT NULL,
+       sha256 BLOB NOT NULL,
+       udl TEXT NOT NULL,                -- the country that routes it
+       user TEXT,
+       kind TEXT NOT NULL,
+       depends_on TEXT,
+       body BLOB,                        -- NULL once retention has let it go
+       bytes INTEGER NOT NULL,
+       accepted_at INTEGER NOT NULL,     -- milliseconds
+       state INTEGER NOT NULL,           -- see State
+       why TEXT,                         -- why held or quarantined: a stable word
+       detail TEXT,                      -- the words that go with it, or the last error
+       origin TEXT,                      -- bound to it until it has answered
+       attempts INTEGER NOT NULL DEFAULT 0,
+       first_sent_at INTEGER,
+       sent_at INTEGER,
+       closed_at INTEGER                 -- settled, quarantined or discarded
+     ) STRICT;
+     CREATE UNIQUE INDEX orders_id ON orders(id);
+     CREATE UNIQUE INDEX orders_key ON orders(key) WHERE conflict_with IS NULL;
+     CREATE INDEX orders_conflict ON orders(key) WHERE conflict_with IS NOT NULL;
+     CREATE INDEX orders_no ON orders(order_no, seq);
+     CREATE INDEX orders_state ON orders(state, seq);
+     CREATE INDEX orders_due ON orders(origin, udl, seq) WHERE state = 0;
+     CREATE INDEX orders_waiting ON orders(depends_on) WHERE state = 1 AND depends_on IS NOT NULL;
+     CREATE INDEX orders_old ON orders(closed_at) WHERE state = 2;
+     CREATE TABLE audit(
+       at INTEGER NOT NULL, seq INTEGER NOT NULL, what TEXT NOT NULL, who TEXT NOT NULL, reason TEXT NOT NULL
+     ) STRICT;
+     CREATE INDEX audit_seq ON audit(seq);",
+];
+
+/// Brings a ledger to the newest form.
+///
+/// # Errors
+/// When a step fails, or the ledger was written by a newer agent.
+pub(super) fn migrate(connection: &mut Connection) -> Result<(), MigrationError> {
+    let version: usize = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    let newer = || MigrationError::Newer { found: version, known: MIGRATIONS.len() };
+    let missing = MIGRATIONS.get(version..).ok_or_else(newer)?;
+    for (index, step) in missing.iter().enumerate() {
+        let transaction = connection.transaction()?;
+        transaction.execute_batch(step)?;
+        transaction.pragma_update(None, "user_version", version + index + 1)?;
+        transaction.commit()?;
+    }
+    Ok(())
+}
+
+/// Why a ledger could not be brought to the newest form.
+#[derive(Debug, thiserror::Error)]
+pub enum MigrationError {
+    /// Written by a later release.
+    #[error("the ledger has schema {found}, this release knows {known}: start the newer release again")]
+    Newer {
+        /// The ledger's.
+        found: usize,
+        /// This release's.
+        known: usize,
+    },
+    /// SQLite refused.
+    #[error(transparent)]
+    Sqlite(#[from] rusqlite::Error),
+}

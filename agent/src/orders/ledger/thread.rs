@@ -1,0 +1,466 @@
+//! The thread that owns the ledger: takes what is queued, writes it in one transaction, answers after the commit.
+//!
+//! ```text
+//! wait ─► drain (≤ 64 writes, ≤ 1 MiB) ─► one commit = one sync ─► answers ─► one read ─► drain …
+//!   └─ idle 200 ms: checkpoint ─ idle longer: a step of retention
+//! ```
+//!
+//! No artificial wait: under load the sync itself is the time in which the next group gathers. Reads come one at a
+//! time between commits, so a burst of page loads cannot delay a till.
+
+use super::model::{Accepted, Backlog, Change, Hold, Intervention, KEY_REUSED, NewOrder, Outgoing, State};
+use super::tables::{self, Intervened, Move, OpenError, Place, Tables};
+use super::{Group, LedgerError, LedgerSettings, Storage, Waiting};
+use crate::clock::{Mono, mono, wall};
+use crate::heartbeat::Heartbeat;
+use crate::store;
+use rusqlite::Transaction;
+use samovar_wire::{OriginId, Timestamp};
+use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot, watch};
+
+/// Most writes in one commit.
+const GROUP_WRITES: usize = 64;
+/// Most bytes of orders in one commit.
+const GROUP_BYTES: usize = 1024 * 1024;
+/// Idle time after which the WAL is moved into the ledger.
+const CHECKPOINT_IDLE: Duration = Duration::from_millis(200);
+/// Bytes written after which it is moved even without idle time.
+const CHECKPOINT_BYTES: usize = 4 * 1024 * 1024;
+/// What one commit costs in the WAL besides the orders: a few pages.
+const COMMIT_BYTES: usize = 16 * 1024;
+/// How often an idle thread looks for orders that may be let go.
+const RETENTION_EVERY: Duration = Duration::from_secs(60);
+/// How often a ledger that failed is opened again.
+const REOPEN_EVERY: Duration = Duration::from_millis(500);
+
+type Reply<T> = oneshot::Sender<Result<T, LedgerError>>;
+type ReadWork = Box<dyn FnOnce(Result<&Tables, LedgerError>) + Send>;
+
+/// What can be asked of the thread.
+pub(super) enum Request {
+    Accept { orders: Vec<NewOrder>, reply: Reply<Vec<Accepted>> },
+    Bind { seqs: Vec<u64>, origin: OriginId, at: Timestamp, reply: Reply<Vec<Outgoing>> },
+    Change { changes: Vec<Change>, at: Timestamp, reply: Reply<()> },
+    Unhold { hold: Hold, reply: Reply<()> },
+    Intervene { seq: u64, what: Intervention, who: String, reason: String, at: Timestamp, reply: Reply<()> },
+    Read(ReadWork),
+}
+
+/// What a write did; told to the asker only after the commit.
+enum Effect {
+    Accepted(Vec<Accepted>),
+    Bound(Vec<u64>, Vec<Move>),
+    Moved(Vec<Move>),
+    Refused(LedgerError),
+}
+
+impl Request {
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Accept { orders, .. } => orders.iter().map(|new| new.order.body.len() + 256).sum(),
+            _ => 1024,
+        }
+    }
+
+    fn fail(self, error: LedgerError) {
+        // Askers that have given up waiting need no answer.
+        match self {
+            Self::Accept { reply, .. } => drop(reply.send(Err(error))),
+            Self::Bind { reply, .. } => drop(reply.send(Err(error))),
+            Self::Change { reply, .. } | Self::Unhold { reply, .. } | Self::Intervene { reply, .. } => {
+                drop(reply.send(Err(error)));
+            }
+            Self::Read(work) => work(Err(error)),
+        }
+    }
+}
+
+/// Opens the ledger; one that is damaged is set aside and a new one begun.
+pub(super) fn open_or_set_aside(settings: &LedgerSettings) -> Result<(Tables, Option<PathBuf>), OpenError> {
+    let opened = open(settings);
+    match opened {
+        Err(OpenError::Sqlite(error)) if is_damage(&error) => {
+            let kept = store::set_aside(&settings.path).map_err(|_| OpenError::Sqlite(error))?;
+            // The WAL belongs to the damaged file; beside a new ledger it would be taken for that one's.
+            let mut wal = settings.path.as_os_str().to_owned();
+            wal.push("-wal");
+            let _ = store::set_aside(&PathBuf::from(wal));
+            tracing::error!(kept = %kept.display(), "the ledger was damaged and set aside");
+            Ok((open(settings)?, Some(kept)))
+        }
+        other => Ok((other?, None)),
+    }
+}
+
+fn open(settings: &LedgerSettings) -> Result<Tables, OpenError> {
+    let tables = Tables::open(&settings.path, settings.max_bytes)?;
+    // SQLite syncs the directory for a new WAL, but not for a new main file.
+    store::sync_directory_of(&settings.path)
+        .map_err(|error| OpenError::Sqlite(rusqlite::Error::ToSqlConversionFailure(Box::new(error))))?;
+    Ok(tables)
+}
+
+fn is_damage(error: &rusqlite::Error) -> bool {
+    matches!(
+        error.sqlite_error_code(),
+        Some(rusqlite::ErrorCode::DatabaseCorrupt | rusqlite::ErrorCode::NotADatabase)
+    )
+}
+
+fn is_full(error: &rusqlite::Error) -> bool {
+    error.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull)
+}
+
+/// The thread's state.
+pub(super) struct Writer {
+    /// `None` after a failure, until it opens again.
+    tables: Option<Tables>,
+    settings: LedgerSettings,
+    backlog: watch::Sender<Arc<Backlog>>,
+    storage: watch::Sender<Storage>,
+    heartbeat: Heartbeat,
+    unchecked_bytes: usize,
+    reopen_at: Mono,
+    retain_at: Mono,
+}
+
+impl Writer {
+    pub(super) fn new(
+        tables: Tables,
+        settings: LedgerSettings,
+        backlog: watch::Sender<Arc<Backlog>>,
+        storage: watch::Sender<Storage>,
+        heartbeat: Heartbeat,
+    ) -> Self {
+        let now = mono();
+        Self {
+            tables: Some(tables),
+            settings,
+            backlog,
+            storage,
+            heartbeat,
+            // What the last process left in the WAL is unknown: begin by moving it.
+            unchecked_bytes: 1,
+            reopen_at: now,
+            retain_at: now.plus(RETENTION_EVERY),
+        }
+    }
+
+    /// Serves until every handle is gone.
+    pub(super) fn run(mut self, mut queue: mpsc::Receiver<Request>, runtime: &tokio::runtime::Handle) {
+        let mut reads: VecDeque<ReadWork> = VecDeque::new();
+        loop {
+            self.heartbeat.beat();
+            let mut writes = Vec::new();
+            if reads.is_empty() {
+                let wait = if self.unchecked_bytes > 0 { CHECKPOINT_IDLE } else { self.heartbeat.interval() };
+                match runtime.block_on(async { tokio::time::timeout(wait, queue.recv()).await }) {
+                    Ok(None) => break,
+                    Ok(Some(request)) => sort(request, &mut writes, &mut reads),
+                    Err(_) => {
+                        self.idle();
+                        continue;
+                    }
+                }
+            }
+            let mut bytes: usize = writes.iter().map(Request::bytes).sum();
+            while writes.len() < GROUP_WRITES && bytes < GROUP_BYTES && reads.len() < GROUP_WRITES {
+                let Ok(request) = queue.try_recv() else { break };
+                bytes += request.bytes();
+                sort(request, &mut writes, &mut reads);
+            }
+            if !writes.is_empty() {
+                self.commit(writes, bytes);
+            }
+            if let Some(work) = reads.pop_front() {
+                match self.tables() {
+                    Some(tables) => work(Ok(tables)),
+                    None => work(Err(self.unavailable())),
+                }
+            }
+        }
+        if let Some(tables) = &self.tables {
+            let _ = tables.checkpoint();
+        }
+    }
+
+    /// The open ledger; tries to open one that failed, but not at every request.
+    fn tables(&mut self) -> Option<&mut Tables> {
+        if self.tables.is_none() && mono() >= self.reopen_at {
+            self.reopen_at = mono().plus(REOPEN_EVERY);
+            match open(&self.settings) {
+                Ok(tables) => {
+                    // The failed commit may or may not be in the file: count anew.
+                    let counted = tables.backlog();
+                    self.tables = Some(tables);
+                    self.recount(counted, 1);
+                }
+                Err(error) => tracing::error!(%error, "the ledger cannot be opened again yet"),
+            }
+        }
+        self.tables.as_mut()
+    }
+
+    fn unavailable(&self) -> LedgerError {
+        LedgerError::Storage(self.storage.borrow().failing.clone().unwrap_or_else(|| "it is not open".into()))
+    }
+
+    fn idle(&mut self) {
+        if self.unchecked_bytes > 0 {
+            self.checkpoint();
+        }
+        if mono() >= self.retain_at {
+            self.retain();
+        }
+    }
+
+    fn checkpoint(&mut self) {
+        let Some(tables) = self.tables() else { return };
+        match tables.checkpoint() {
+            Ok(_) => self.unchecked_bytes = 0,
+            Err(error) => {
+                tracing::warn!(%error, "checkpoint failed; it is tried again after the next write");
+                self.unchecked_bytes = 0;
+            }
+        }
+        self.measure();
+    }
+
+    fn retain(&mut self) {
+        let before = |age: Duration| {
+            Timestamp::from_millis(wall().millis() - i64::try_from(age.as_millis()).unwrap_or(i64::MAX / 2))
+        };
+        let (bodies, keys) = (before(self.settings.body_retention), before(self.settings.key_retention));
+        let changed = self.tables().and_then(|tables| tables.retain(bodies, keys).ok()).unwrap_or(0);
+        if changed == 0 {
+            self.retain_at = mono().plus(RETENTION_EVERY);
+            return;
+        }
+        self.unchecked_bytes += COMMIT_BYTES;
+        // Settled rows that are gone are no longer counted.
+        if let Some(counted) = self.tables().map(|tables| tables.backlog()) {
+            self.recount(counted, 0);
+        }
+    }
+
+    /// Publishes counts taken from the tables; readers look at every group again.
+    fn recount(&self, counted: rusqlite::Result<Backlog>, disturbed: u64) {
+        let Ok(mut counted) = counted else { return };
+        let published = self.backlog.borrow().clone();
+        counted.arrivals = published.arrivals + 1;
+        counted.disturbed = published.disturbed + disturbed;
+        counted.groups.values_mut().for_each(|waiting| waiting.last_arrival = counted.arrivals);
+        self.backlog.send_replace(Arc::new(counted));
+    }
+
+    /// Writes a group and answers.
+    fn commit(&mut self, requests: Vec<Request>, bytes: usize) {
+        let requests = self.refuse_when_full(requests);
+        if requests.is_empty() {
+            return;
+        }
+        if self.tables().is_none() {
+            let error = self.unavailable();
+            requests.into_iter().for_each(|request| request.fail(error.clone()));
+            return;
+        }
+        let Some(tables) = &mut self.tables else { return };
+        match tables
+            .write(|t| requests.iter().map(|request| perform(t, request)).collect::<Result<Vec<_>, _>>())
+        {
+            Ok(effects) => {
+                self.unchecked_bytes += bytes + COMMIT_BYTES;
+                self.succeed(requests, effects);
+            }
+            Err(error) => self.fail(requests, &error),
+        }
+        if self.unchecked_bytes > CHECKPOINT_BYTES {
+            self.checkpoint();
+        }
+    }
+
+    fn refuse_when_full(&mut self, requests: Vec<Request>) -> Vec<Request> {
+        let takes_orders = requests.iter().any(|request| matches!(request, Request::Accept { .. }));
+        if !takes_orders {
+            return requests;
+        }
+        self.measure();
+        if !self.storage.borrow().full {
+            return requests;
+        }
+        let full = LedgerError::Full(format!("limit {} bytes", self.settings.max_bytes));
+        let (accepts, others): (Vec<_>, Vec<_>) =
+            requests.into_iter().partition(|request| matches!(request, Request::Accept { .. }));
+        accepts.into_iter().for_each(|request| request.fail(full.clone()));
+        others
+    }
+
+    /// Compares the size with the limit and publishes what is new.
+    fn measure(&mut self) {
+        let limit = self.settings.max_bytes;
+        let Some(bytes) = self.tables.as_ref().and_then(|tables| tables.bytes().ok()) else { return };
+        let (full, nearly_full) = (bytes >= limit, bytes >= limit / 5 * 4);
+        self.storage.send_if_modified(|storage| {
+            let changed = storage.full != full || storage.nearly_full != nearly_full;
+            (storage.full, storage.nearly_full) = (full, nearly_full);
+            changed
+        });
+    }
+
+    fn succeed(&mut self, requests: Vec<Request>, effects: Vec<Effect>) {
+        self.storage.send_if_modified(|storage| storage.failing.take().is_some());
+        self.count(&requests, &effects);
+        for (request, effect) in requests.into_iter().zip(effects) {
+            // Askers that have given up waiting need no answer.
+            match (request, effect) {
+                (Request::Accept { reply, .. }, Effect::Accepted(accepted)) => drop(reply.send(Ok(accepted))),
+                (Request::Bind { reply, .. }, Effect::Bound(seqs, _)) => {
+                    drop(reply.send(self.outgoing(&seqs)));
+                }
+                (
+                    Request::Change { reply, .. }
+                    | Request::Unhold { reply, .. }
+                    | Request::Intervene { reply, .. },
+                    Effect::Moved(_),
+                ) => drop(reply.send(Ok(()))),
+                (request, Effect::Refused(error)) => request.fail(error),
+                // `perform` gives each request the effect of its own kind.
+                (request, _) => request.fail(LedgerError::TimedOut),
+            }
+        }
+    }
+
+    /// Keeps the published counts in step with what was committed.
+    fn count(&self, requests: &[Request], effects: &[Effect]) {
+        self.backlog.send_if_modified(|published| {
+            let mut backlog = (**published).clone();
+            for (request, effect) in requests.iter().zip(effects) {
+                match (request, effect) {
+                    (Request::Accept { orders, .. }, Effect::Accepted(accepted)) => {
+                        orders
+                            .iter()
+                            .zip(accepted)
+                            .for_each(|(new, accepted)| count_new(&mut backlog, new, accepted));
+                    }
+                    (_, Effect::Bound(_, moves) | Effect::Moved(moves)) => {
+                        moves.iter().for_each(|step| step.apply(&mut backlog));
+                    }
+                    _ => {}
+                }
+            }
+            let changed = backlog != **published;
+            *published = Arc::new(backlog);
+            changed
+        });
+    }
+
+    fn outgoing(&self, seqs: &[u64]) -> Result<Vec<Outgoing>, LedgerError> {
+        let tables = self.tables.as_ref().ok_or_else(|| self.unavailable())?;
+        tables.outgoing(seqs).map_err(|error| LedgerError::Storage(error.to_string()))
+    }
+
+    /// Answers "unknown" and opens the file anew: after a failed sync neither the cache nor a later sync of the same
+    /// file handle can be believed.
+    fn fail(&mut self, requests: Vec<Request>, error: &rusqlite::Error) {
+        tracing::error!(%error, "the ledger could not be written");
+        let answer = if is_full(error) {
+            LedgerError::Full("no space left on the disk".into())
+        } else {
+            LedgerError::Storage(error.to_string())
+        };
+        self.storage.send_modify(|storage| storage.failing = Some(error.to_string()));
+        requests.into_iter().for_each(|request| request.fail(answer.clone()));
+        if !is_full(error) {
+            self.tables = None;
+            self.reopen_at = mono();
+        }
+    }
+}
+
+/// Does one write inside the group's transaction.
+fn perform(t: &Transaction<'_>, request: &Request) -> rusqlite::Result<Effect> {
+    match request {
+        Request::Accept { orders, .. } => {
+            orders.iter().map(|new| tables::accept(t, new)).collect::<Result<_, _>>().map(Effect::Accepted)
+        }
+        Request::Bind { seqs, origin, at, .. } => {
+            tables::bind(t, seqs, origin, *at).map(|(bound, moves)| Effect::Bound(bound, moves))
+        }
+        Request::Change { changes, at, .. } => tables::change(t, changes, *at).map(Effect::Moved),
+        Request::Unhold { hold, .. } => tables::unhold(t, *hold).map(Effect::Moved),
+        Request::Intervene { seq, what, who, reason, at, .. } => {
+            Ok(match tables::intervene(t, *seq, what, who, reason, *at)? {
+                Intervened::Done(step) => Effect::Moved(vec![step]),
+                Intervened::Unknown => Effect::Refused(LedgerError::Unknown),
+                Intervened::Refused(why) => Effect::Refused(LedgerError::NotAllowed(why)),
+            })
+        }
+        // Reads never come here: `sort` keeps them apart.
+        Request::Read(_) => Ok(Effect::Moved(Vec::new())),
+    }
+}
+
+fn sort(request: Request, writes: &mut Vec<Request>, reads: &mut VecDeque<ReadWork>) {
+    match request {
+        Request::Read(work) => reads.push_back(work),
+        write => writes.push(write),
+    }
+}
+
+fn count_new(backlog: &mut Backlog, new: &NewOrder, accepted: &Accepted) {
+    let (receipt, why) = match accepted {
+        Accepted::New(receipt) if receipt.state == State::Held => (receipt, Some(Hold::DependsOn.word())),
+        Accepted::New(receipt) => (receipt, None),
+        Accepted::KeyReused { kept, repeated: false, .. } => (kept, Some(KEY_REUSED)),
+        Accepted::KeyReused { .. } | Accepted::Replay(_) => return,
+    };
+    let group = Group { origin: None, udl: new.order.udl.clone() };
+    Place { state: receipt.state, group, why: why.map(str::to_owned) }.add(backlog);
+}
+
+impl Place {
+    fn add(&self, backlog: &mut Backlog) {
+        backlog.states[self.state as usize] += 1;
+        if self.state == State::Pending {
+            backlog.arrivals += 1;
+            let waiting = backlog.groups.entry(self.group.clone()).or_default();
+            *waiting = Waiting { orders: waiting.orders + 1, last_arrival: backlog.arrivals };
+        } else if let Some(why) = &self.why {
+            *backlog.whys.entry((self.state as u8, why.clone())).or_default() += 1;
+        }
+    }
+
+    fn remove(&self, backlog: &mut Backlog) {
+        let slot = &mut backlog.states[self.state as usize];
+        *slot = slot.saturating_sub(1);
+        if self.state == State::Pending {
+            if let Some(waiting) = backlog.groups.get_mut(&self.group) {
+                waiting.orders = waiting.orders.saturating_sub(1);
+            }
+            backlog.groups.retain(|_, waiting| waiting.orders > 0);
+        } else if let Some(why) = &self.why {
+            let key = (self.state as u8, why.clone());
+            if let Some(count) = backlog.whys.get_mut(&key) {
+                *count = count.saturating_sub(1);
+            }
+            backlog.whys.retain(|_, count| *count > 0);
+        }
+    }
+}
+
+impl Move {
+    fn apply(&self, backlog: &mut Backlog) {
+        self.from.remove(backlog);
+        self.to.add(backlog);
+        // Anything that becomes pending again lies behind the place up to which the dispatcher has read.
+        if self.to.state == State::Pending && self.from.state != State::Pending
+            || self.to.group.origin.is_none() && self.from.group.origin.is_some()
+        {
+            backlog.disturbed += 1;
+        }
+    }
+}

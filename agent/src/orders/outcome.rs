@@ -1,0 +1,226 @@
+//! Reads an origin's answer to a batch. Pure; the classes are those of the contract.
+//!
+//! The rule behind all of them: only the origin itself can settle or refuse an order. A time-out is "unknown", and
+//! whatever a portal, a proxy or a wrong host says settles nothing and quarantines nothing.
+
+use super::backoff::MAX_RETRY_AFTER;
+use samovar_wire::orders::{BatchAnswer, OrderResult, Outcome};
+use samovar_wire::problem::Problem;
+use std::collections::HashMap;
+use std::time::Duration;
+
+/// What became of a batch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BatchOutcome {
+    /// The origin answered for each order (a missing answer counts as retry).
+    Answered(Vec<OrderVerdict>),
+    /// No answer, or none that can be used: the origin may or may not have the orders.
+    Unreachable(String),
+    /// It asks for patience.
+    Busy {
+        /// What it said.
+        detail: String,
+        /// How long it wants to be left alone.
+        retry_after: Option<Duration>,
+    },
+    /// It does not accept who we are.
+    IdentityRefused(String),
+    /// The batch is too large for it.
+    TooLarge(String),
+    /// It refuses the batch as a whole; one of the orders is the reason.
+    BatchRefused(String),
+    /// Whatever answered, it was not the origin.
+    NotTheOrigin(String),
+}
+
+/// What became of one order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum OrderVerdict {
+    /// The origin has it.
+    Settled,
+    /// Not now; not before this time if one was given.
+    Retry(Option<Duration>, String),
+    /// Never.
+    Refused {
+        /// Stable code.
+        code: String,
+        /// The origin's words.
+        detail: String,
+        /// The key is known there with other content.
+        conflict: bool,
+    },
+}
+
+/// An answer as it came over the wire.
+#[derive(Debug, Clone)]
+pub struct RawAnswer<'a> {
+    /// HTTP status.
+    pub status: u16,
+    /// The header `Retry-After`, when it is a number of seconds.
+    pub retry_after: Option<Duration>,
+    /// The body.
+    pub body: &'a [u8],
+}
+
+/// Reads the answer to the batch `batch_id`, which held the orders `ids`.
+#[must_use]
+pub fn read(answer: &RawAnswer<'_>, batch_id: &str, ids: &[String]) -> BatchOutcome {
+    let status = answer.status;
+    match status {
+        200..=299 => match serde_json::from_slice::<BatchAnswer>(answer.body) {
+            Ok(parsed) if parsed.batch == batch_id => BatchOutcome::Answered(verdicts(parsed, ids)),
+            _ => not_the_origin(answer, "the answer does not name our batch"),
+        },
+        401 | 403 => BatchOutcome::IdentityRefused(words(answer)),
+        413 => BatchOutcome::TooLarge(words(answer)),
+        400 | 422 => BatchOutcome::BatchRefused(words(answer)),
+        511 => not_the_origin(answer, "network authentication required"),
+        408 | 425 | 429 | 500..=599 => BatchOutcome::Busy {
+            detail: words(answer),
+            retry_after: answer.retry_after.map(|wait| wait.min(MAX_RETRY_AFTER)),
+        },
+        _ => not_the_origin(answer, "no origin answers a batch like this"),
+    }
+}
+
+fn not_the_origin(answer: &RawAnswer<'_>, why: &str) -> BatchOutcome {
+    BatchOutcome::NotTheOrigin(format!("{} ({why})", words(answer)))
+}
+
+fn verdicts(answer: BatchAnswer, ids: &[String]) -> Vec<OrderVerdict> {
+    // Results for an id that was not sent are ignored by never being looked up. Of two for one id the first counts.
+    let mut by_id: HashMap<String, OrderResult> = HashMap::with_capacity(answer.results.len());
+    for result in answer.results {
+        by_id.entry(result.id.clone()).or_insert(result);
+    }
+    ids.iter().map(|id| by_id.remove(id).map_or_else(no_result, verdict)).collect()
+}
+
+fn no_result() -> OrderVerdict {
+    OrderVerdict::Retry(None, "the origin did not answer for this order".into())
+}
+
+fn verdict(result: OrderResult) -> OrderVerdict {
+    let detail = result.detail.map(|text| short(&text)).unwrap_or_default();
+    let refused = |default: &str, conflict| OrderVerdict::Refused {
+        code: result.code.clone().unwrap_or_else(|| default.into()),
+        detail: detail.clone(),
+        conflict,
+    };
+    match result.status {
+        Outcome::Settled | Outcome::Duplicate => OrderVerdict::Settled,
+        Outcome::Conflict => refused("conflict", true),
+        Outcome::Rejected => refused("rejected", false),
+        Outcome::Retry => {
+            let wait = result.retry_after_s.map(|s| Duration::from_secs(s).min(MAX_RETRY_AFTER));
+            OrderVerdict::Retry(
+                wait,
+                if detail.is_empty() { "the origin asked to retry".into() } else { detail },
+            )
+        }
+    }
+}
+
+/// The other side's words: the problem document's detail, or the beginning of whatever it sent.
+fn words(answer: &RawAnswer<'_>) -> String {
+    let status = answer.status;
+    if let Ok(problem) = serde_json::from_slice::<Problem>(answer.body)
+        && !(problem.detail.is_empty() && problem.title.is_empty())
+    {
+        let text = if problem.detail.is_empty() { problem.title } else { problem.detail };
+        return short(&format!("HTTP {status}: {text}"));
+    }
+    let text = String::from_utf8_lossy(&answer.body[..answer.body.len().min(400)]);
+    short(&format!("HTTP {status} {}", text.split_whitespace().collect::<Vec<_>>().join(" ")))
+}
+
+/// Keeps foreign words at a size that fits a record.
+fn short(text: &str) -> String {
+    const MOST: usize = 300;
+    let cleaned = text.trim_end();
+    match cleaned.char_indices().nth(MOST) {
+        Some((end, _)) => format!("{}…", &cleaned[..end]),
+        None => cleaned.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer(status: u16, body: &str) -> BatchOutcome {
+        let raw = RawAnswer { status, retry_after: Some(Duration::from_secs(7)), body: body.as_bytes() };
+        read(&raw, "b1", &["i1".into(), "i2".into()])
+    }
+
+    #[test]
+    fn each_order_gets_its_own_verdict_and_a_missing_one_is_retried() {
+        let outcome = answer(
+            200,
+            r#"{"batch":"b1","results":[{"id":"i2","status":"duplicate"},{"id":"stranger","status":"settled"}]}"#,
+        );
+        let BatchOutcome::Answered(verdicts) = outcome else { panic!("{outcome:?}") };
+        assert!(matches!(verdicts[0], OrderVerdict::Retry(None, _)));
+        assert_eq!(verdicts[1], OrderVerdict::Settled);
+    }
+
+    #[test]
+    fn a_refusal_keeps_the_words_of_the_origin() {
+        let outcome = answer(
+            200,
+            r#"{"batch":"b1","results":[{"id":"i1","status":"rejected","code":"no-such-shop","detail":"shop 9 is closed"},
+                {"id":"i2","status":"conflict"}]}"#,
+        );
+        let BatchOutcome::Answered(verdicts) = outcome else { panic!("{outcome:?}") };
+        let refused = |code: &str, detail: &str, conflict| OrderVerdict::Refused {
+            code: code.into(),
+            detail: detail.into(),
+            conflict,
+        };
+        assert_eq!(
+            verdicts,
+            [refused("no-such-shop", "shop 9 is closed", false), refused("conflict", "", true)]
+        );
+    }
+
+    #[test]
+    fn what_is_not_the_origin_settles_nothing() {
+        let html = "<html>Welcome to Hotel WiFi</html>";
+        for (status, body) in [
+            (200, html),
+            (200, r#"{"batch":"other","results":[{"id":"i1","status":"settled"}]}"#),
+            (200, "{}"),
+            (204, ""),
+            (302, ""),
+            (404, html),
+            (405, ""),
+            (511, html),
+            (418, ""),
+        ] {
+            assert!(matches!(answer(status, body), BatchOutcome::NotTheOrigin(_)), "{status} {body}");
+        }
+    }
+
+    #[test]
+    fn the_other_classes_are_those_of_the_contract() {
+        for status in [401, 403] {
+            assert!(matches!(answer(status, ""), BatchOutcome::IdentityRefused(_)));
+        }
+        for status in [408, 425, 429, 500, 502, 503, 504] {
+            let wait = Some(Duration::from_secs(7));
+            assert!(
+                matches!(answer(status, ""), BatchOutcome::Busy { retry_after, .. } if retry_after == wait)
+            );
+        }
+        assert!(matches!(answer(413, ""), BatchOutcome::TooLarge(_)));
+        for status in [400, 422] {
+            assert!(matches!(answer(status, ""), BatchOutcome::BatchRefused(_)));
+        }
+    }
+
+    #[test]
+    fn foreign_words_are_kept_short() {
+        let BatchOutcome::BatchRefused(text) = answer(400, &"é".repeat(5_000)) else { panic!() };
+        assert!(text.chars().count() <= 301);
+    }
+}

@@ -1,0 +1,344 @@
+//! Which origins answer, and whether it is the origin or the store's own line when one does not. Pure: reports and
+//! the time come in, the origins to probe and a picture of their health come out.
+//!
+//! ```text
+//!   fresh ──answer──► up ──failure──► failing ──(3 failures, 2 rounds in which another answered)──► down
+//!                      ▲                 │                                                           │
+//!                      └────answer───────┘◄── a round in which nobody answers: the line; nothing     │
+//!                      ▲                      moves, and the rounds that counted are forgotten       │
+//!                      └───────────────────────────two answers in a row──────────────────────────────┘
+//! ```
+//!
+//! Promises:
+//! - **A store whose own line is down never fails over.** Only a *round* (probes of all origins sent at the same
+//!   moment) in which another origin answers counts against one that fails. Failures of traffic make a round happen at
+//!   once, they never move anything by themselves: a line that blinks breaks three requests in a millisecond.
+//! - While nobody answers everything is frozen: what was down stays down and what was up stays up, so that the line's
+//!   return changes nothing either.
+//! - A dead origin is left after two rounds, which are one failing interval apart; it is used again after two answers.
+//!
+//! Absent on purpose: flap damping and slow fail-back.
+
+use crate::clock::Mono;
+use samovar_wire::OriginId;
+use samovar_wire::status::{Health, Line};
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+/// How an origin behaved towards a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// It answered as an origin does. Refusals (4xx) are answers.
+    Answered,
+    /// No answer, or a 5xx: why.
+    Failed(String),
+    /// Something answered that is not the origin: what it was.
+    NotTheOrigin(String),
+}
+
+/// How a probe ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Probed {
+    /// Sent.
+    Sent(Outcome),
+    /// Could not even be sent, for a reason on this device, such as missing trust.
+    NotSent(String),
+}
+
+/// The intervals and thresholds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HealthSettings {
+    /// Consecutive failures before an origin is shown as down.
+    pub failures: u32,
+    /// Consecutive rounds in which it fails and another answers before it is left.
+    pub rounds: u32,
+    /// Consecutive answers before an origin that was left is used again.
+    pub answers: u32,
+    /// Consecutive rounds in which nobody answers before the line is called down.
+    pub silent_rounds: u32,
+    /// Between probes while something fails; ± 20 %.
+    pub failing_interval: Duration,
+    /// Between probes while all is well; ± 20 %.
+    pub idle_interval: Duration,
+    /// Rounds at the start, to measure what is nearest.
+    pub first_rounds: u32,
+    /// Least time between two rounds.
+    pub least_gap: Duration,
+}
+
+impl Default for HealthSettings {
+    fn default() -> Self {
+        Self {
+            failures: 3,
+            rounds: 2,
+            answers: 2,
+            silent_rounds: 2,
+            failing_interval: Duration::from_secs(5),
+            idle_interval: Duration::from_secs(60),
+            first_rounds: 4,
+            least_gap: Duration::from_secs(1),
+        }
+    }
+}
+
+/// What is known of one origin.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Seen {
+    /// For choosing: down only when it was left; up when it answered in the last round in which anybody did.
+    pub(super) routing: Health,
+    /// For people: whether it answers.
+    pub(super) shown: Health,
+    /// What went wrong last, until it answers again.
+    pub(super) last_error: Option<String>,
+    /// What answers in its place.
+    pub(super) impostor: Option<String>,
+}
+
+/// The state of all origins and of the line.
+#[derive(Debug)]
+pub(super) struct Origins {
+    settings: HealthSettings,
+    random: fastrand::Rng,
+    origins: BTreeMap<OriginId, Origin>,
+    line: Line,
+    silent: u32,
+    first_rounds_left: u32,
+    under_way: bool,
+    last_round: Option<Mono>,
+}
+
+#[derive(Debug, Default)]
+struct Origin {
+    ever_answered: bool,
+    failures: u32,
+    lost_rounds: u32,
+    answers: u32,
+    left: bool,
+    probe_at: Mono,
+    last_error: Option<String>,
+    impostor_of_probe: Option<String>,
+    impostor_of_traffic: Option<String>,
+}
+
+impl Origins {
+    /// No origins yet; `seed` moves the probes of many devices apart.
+    #[must_use]
+    pub(super) fn new(settings: HealthSettings, seed: u64) -> Self {
+        Self {
+            settings,
+            random: fastrand::Rng::with_seed(seed),
+            origins: BTreeMap::new(),
+            line: Line::Unknown,
+            silent: 0,
+            first_rounds_left: settings.first_rounds,
+            under_way: false,
+            last_round: None,
+        }
+    }
+
+    /// The origins to watch; what is known of those that stay is kept.
+    pub(super) fn watch(&mut self, wanted: &BTreeSet<OriginId>, now: Mono) {
+        self.origins.retain(|origin, _| wanted.contains(origin));
+        for origin in wanted {
+            if !self.origins.contains_key(origin) {
+                self.origins.insert(origin.clone(), Origin { probe_at: now, ..Origin::default() });
+                self.first_rounds_left = self.settings.first_rounds;
+            }
+        }
+    }
+
+    /// What a request of the traffic met.
+    pub(super) fn traffic(&mut self, origin: &OriginId, outcome: &Outcome, now: Mono) {
+        let Some(known) = self.origins.get_mut(origin) else { return };
+        match outcome {
+            Outcome::Answered => {
+                known.impostor_of_traffic = None;
+                known.answered(self.settings.answers);
+                self.somebody_answered();
+            }
+            Outcome::Failed(why) => {
+                if known.failed(why) {
+                    self.hurry(now);
+                }
+            }
+            // Who answers in the origin's place is for a probe to find out; the origin itself did not fail.
+            Outcome::NotTheOrigin(what) => {
+                if known.impostor_of_traffic.replace(what.clone()).is_none() {
+                    self.hurry(now);
+                }
+            }
+        }
+    }
+
+    /// Probes everything as soon as the gap between rounds allows.
+    pub(super) fn hurry(&mut self, now: Mono) {
+        for origin in self.origins.values_mut() {
+            origin.probe_at = origin.probe_at.min(now);
+        }
+    }
+
+    /// When to call [`Self::begin_round`]; `None` while a round is under way or there is nothing to probe.
+    #[must_use]
+    pub(super) fn next_round(&self) -> Option<Mono> {
+        if self.under_way {
+            return None;
+        }
+        let due = self.origins.values().map(|origin| origin.probe_at).min()?;
+        Some(self.last_round.map_or(due, |last| due.max(last.plus(self.settings.least_gap))))
+    }
+
+    /// The origins to probe now, all at the same moment; none when it is too early.
+    pub(super) fn begin_round(&mut self, now: Mono) -> Vec<OriginId> {
+        if self.next_round().is_none_or(|due| now < due) {
+            return Vec::new();
+        }
+        self.under_way = true;
+        self.last_round = Some(now);
+        let all = self.undecided() || self.first_rounds_left > 0;
+        let due = |origin: &Origin| all || origin.probe_at <= now;
+        self.origins.iter().filter(|(_, origin)| due(origin)).map(|(name, _)| name.clone()).collect()
+    }
+
+    /// What became of the round under way.
+    pub(super) fn end_round(&mut self, results: &[(OriginId, Probed)], now: Mono) {
+        self.under_way = false;
+        self.first_rounds_left = self.first_rounds_left.saturating_sub(1);
+        let is_answer = |probed: &Probed| *probed == Probed::Sent(Outcome::Answered);
+        let answered = results.iter().any(|(_, probed)| is_answer(probed));
+        let sent = results.iter().filter(|(_, probed)| matches!(probed, Probed::Sent(_))).count();
+        for (origin, probed) in results {
+            if let Some(known) = self.origins.get_mut(origin) {
+                known.probed(probed, answered, self.settings);
+            }
+        }
+        if answered {
+            self.somebody_answered();
+        } else if sent > 0 && sent >= self.origins.len() {
+            self.nobody_answered();
+        }
+        self.schedule(results, now);
+    }
+
+    /// What is known of each origin.
+    #[must_use]
+    pub(super) fn seen(&self) -> BTreeMap<OriginId, Seen> {
+        self.origins.iter().map(|(name, origin)| (name.clone(), origin.seen(self.settings))).collect()
+    }
+
+    /// The store's own line.
+    #[must_use]
+    pub(super) const fn line(&self) -> Line {
+        self.line
+    }
+
+    /// Something fails and it is not decided whose fault it is: only rounds over all origins can tell.
+    fn undecided(&self) -> bool {
+        self.origins.values().any(|origin| origin.failures > 0 && !origin.left)
+    }
+
+    const fn somebody_answered(&mut self) {
+        self.silent = 0;
+        self.line = Line::Up;
+    }
+
+    fn nobody_answered(&mut self) {
+        self.silent = self.silent.saturating_add(1);
+        if self.silent >= self.settings.silent_rounds {
+            self.line = Line::Down;
+        }
+        for origin in self.origins.values_mut() {
+            origin.lost_rounds = 0;
+        }
+    }
+
+    fn schedule(&mut self, results: &[(OriginId, Probed)], now: Mono) {
+        let soon = now.plus(self.around(self.settings.failing_interval));
+        let later = now.plus(self.around(self.settings.idle_interval));
+        let all_at = if self.first_rounds_left > 0 {
+            Some(now.plus(self.settings.least_gap))
+        } else {
+            self.undecided().then_some(soon)
+        };
+        for (name, origin) in &mut self.origins {
+            if let Some(at) = all_at {
+                origin.probe_at = at;
+            } else if results.iter().any(|(probed, _)| probed == name) {
+                origin.probe_at = if origin.left { soon } else { later };
+            }
+        }
+    }
+
+    /// ± 20 %, so that a fleet that lost an origin together does not ask for it together.
+    fn around(&mut self, interval: Duration) -> Duration {
+        interval.mul_f64(0.8 + 0.4 * self.random.f64())
+    }
+}
+
+impl Origin {
+    fn probed(&mut self, probed: &Probed, somebody_answered: bool, settings: HealthSettings) {
+        match probed {
+            Probed::NotSent(why) => self.last_error = Some(why.clone()),
+            Probed::Sent(Outcome::Answered) => {
+                self.impostor_of_probe = None;
+                self.answered(settings.answers);
+            }
+            Probed::Sent(Outcome::Failed(why)) => {
+                self.impostor_of_probe = None;
+                self.lost(why, somebody_answered, settings);
+            }
+            Probed::Sent(Outcome::NotTheOrigin(what)) => {
+                self.impostor_of_probe = Some(what.clone());
+                self.lost(what, somebody_answered, settings);
+            }
+        }
+    }
+
+    fn lost(&mut self, why: &str, somebody_answered: bool, settings: HealthSettings) {
+        self.failed(why);
+        if somebody_answered {
+            self.lost_rounds = self.lost_rounds.saturating_add(1);
+        }
+        if self.failures >= settings.failures && self.lost_rounds >= settings.rounds {
+            self.left = true;
+        }
+    }
+
+    fn answered(&mut self, wanted: u32) {
+        self.ever_answered = true;
+        self.failures = 0;
+        self.lost_rounds = 0;
+        self.answers = self.answers.saturating_add(1);
+        if self.answers >= wanted {
+            self.left = false;
+        }
+        if !self.left {
+            self.last_error = None;
+        }
+    }
+
+    /// True for the first failure after an answer.
+    fn failed(&mut self, why: &str) -> bool {
+        self.answers = 0;
+        self.failures = self.failures.saturating_add(1);
+        self.last_error = Some(why.to_owned());
+        self.failures == 1
+    }
+
+    fn seen(&self, settings: HealthSettings) -> Seen {
+        let routing = match (self.left, self.ever_answered && self.lost_rounds == 0) {
+            (true, _) => Health::Down,
+            (false, true) => Health::Up,
+            (false, false) => Health::Unknown,
+        };
+        let shown = match (self.left || self.failures >= settings.failures, self.ever_answered) {
+            (true, _) => Health::Down,
+            (false, true) => Health::Up,
+            (false, false) => Health::Unknown,
+        };
+        let impostor = self.impostor_of_probe.as_ref().or(self.impostor_of_traffic.as_ref());
+        Seen { routing, shown, last_error: self.last_error.clone(), impostor: impostor.cloned() }
+    }
+}
+
+#[cfg(test)]
+mod tests;

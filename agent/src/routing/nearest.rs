@@ -1,0 +1,167 @@
+//! Which origin is nearest, by the time its probes take, with inertia: another one wins only when it is clearly
+//! faster, several times in a row. Pure.
+
+use samovar_wire::OriginId;
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+/// Another origin must be faster by at least this much …
+const FASTER_BY: Duration = Duration::from_millis(20);
+/// … and take at most this share of the time …
+const FASTER_SHARE: f64 = 0.7;
+/// … in so many evaluations in a row.
+const EVALUATIONS: u32 = 3;
+/// Measurements kept of each origin. The least of them counts: queues and handshakes only ever add.
+const SAMPLES: usize = 5;
+
+/// The measurements and who has won so far.
+#[derive(Debug, Default)]
+pub(super) struct Nearest {
+    samples: BTreeMap<OriginId, VecDeque<Duration>>,
+    holder: Option<OriginId>,
+    challenger: Option<(OriginId, u32)>,
+}
+
+impl Nearest {
+    /// A probe was answered after this time.
+    pub(super) fn measured(&mut self, origin: &OriginId, time: Duration) {
+        let samples = self.samples.entry(origin.clone()).or_default();
+        if samples.len() >= SAMPLES {
+            samples.pop_front();
+        }
+        samples.push_back(time);
+    }
+
+    /// Looks at the measurements once. `candidates` are those to choose among, in listed order, without the ones that
+    /// are down.
+    pub(super) fn evaluate(&mut self, candidates: &[OriginId]) {
+        self.samples.retain(|origin, _| candidates.contains(origin));
+        let holder = match self.holder.take().filter(|holder| candidates.contains(holder)) {
+            Some(holder) => holder,
+            None => match candidates.first() {
+                Some(first) => first.clone(),
+                None => return,
+            },
+        };
+        let faster = self.clearly_faster(&holder);
+        self.holder = Some(holder);
+        let rounds = match (&faster, &self.challenger) {
+            (Some(name), Some((before, rounds))) if name == before => rounds + 1,
+            _ => 1,
+        };
+        self.challenger = faster.map(|name| (name, rounds));
+        if rounds >= EVALUATIONS
+            && let Some((winner, _)) = self.challenger.take()
+        {
+            self.holder = Some(winner);
+        }
+    }
+
+    /// The nearest origin; `None` before it was measured.
+    #[must_use]
+    pub(super) fn nearest(&self) -> Option<&OriginId> {
+        self.holder.as_ref().filter(|holder| self.samples.contains_key(*holder))
+    }
+
+    fn clearly_faster(&self, holder: &OriginId) -> Option<OriginId> {
+        let held = self.best(holder)?;
+        let (name, time) = self
+            .samples
+            .keys()
+            .filter_map(|origin| Some((origin, self.best(origin)?)))
+            .min_by_key(|(_, time)| *time)?;
+        let clearly = time + FASTER_BY <= held && time <= held.mul_f64(FASTER_SHARE);
+        clearly.then(|| name.clone())
+    }
+
+    fn best(&self, origin: &OriginId) -> Option<Duration> {
+        self.samples.get(origin)?.iter().min().copied()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn origin(name: &str) -> OriginId {
+        name.parse().unwrap()
+    }
+
+    fn after(first_ms: u64, second_ms: u64, evaluations: u32) -> Option<String> {
+        let (first, second) = (origin("first"), origin("second"));
+        let mut nearest = Nearest::default();
+        for _ in 0..evaluations {
+            nearest.measured(&first, Duration::from_millis(first_ms));
+            nearest.measured(&second, Duration::from_millis(second_ms));
+            nearest.evaluate(&[first.clone(), second.clone()]);
+        }
+        nearest.nearest().map(ToString::to_string)
+    }
+
+    #[test]
+    fn nothing_is_nearest_before_a_measurement() {
+        let mut nearest = Nearest::default();
+        nearest.evaluate(&[origin("first"), origin("second")]);
+        assert_eq!(nearest.nearest(), None);
+    }
+
+    #[test]
+    fn another_origin_wins_only_when_clearly_faster_three_times() {
+        assert_eq!(after(200, 60, 2).as_deref(), Some("first"));
+        assert_eq!(after(200, 60, 3).as_deref(), Some("second"));
+        assert_eq!(after(30, 11, 9).as_deref(), Some("first"), "less than 20 ms");
+        assert_eq!(after(200, 150, 9).as_deref(), Some("first"), "less than 30 %");
+    }
+
+    #[test]
+    fn three_times_means_in_a_row() {
+        let (first, second) = (origin("first"), origin("second"));
+        let both = [first.clone(), second.clone()];
+        let mut nearest = Nearest::default();
+        nearest.measured(&first, Duration::from_millis(200));
+        nearest.measured(&second, Duration::from_millis(60));
+        nearest.evaluate(&both);
+        nearest.evaluate(&both);
+        nearest.measured(&first, Duration::from_millis(61));
+        nearest.evaluate(&both);
+        assert_eq!(nearest.nearest(), Some(&first));
+        for _ in 0..SAMPLES {
+            nearest.measured(&first, Duration::from_millis(200));
+        }
+        nearest.evaluate(&both);
+        nearest.evaluate(&both);
+        assert_eq!(nearest.nearest(), Some(&first));
+        nearest.evaluate(&both);
+        assert_eq!(nearest.nearest(), Some(&second));
+    }
+
+    #[test]
+    fn one_that_is_no_candidate_any_more_gives_way_to_the_first_listed() {
+        let (first, second) = (origin("first"), origin("second"));
+        let mut nearest = Nearest::default();
+        nearest.measured(&first, Duration::from_millis(200));
+        nearest.measured(&second, Duration::from_millis(60));
+        for _ in 0..3 {
+            nearest.evaluate(&[first.clone(), second.clone()]);
+        }
+        assert_eq!(nearest.nearest(), Some(&second));
+        nearest.evaluate(std::slice::from_ref(&first));
+        assert_eq!(nearest.nearest(), Some(&first));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn times_that_differ_by_noise_never_move_anything(
+            times in proptest::collection::vec((50_u64..69, 50_u64..69), 1..200)
+        ) {
+            let (first, second) = (origin("first"), origin("second"));
+            let mut nearest = Nearest::default();
+            for (one, other) in times {
+                nearest.measured(&first, Duration::from_millis(one));
+                nearest.measured(&second, Duration::from_millis(other));
+                nearest.evaluate(&[first.clone(), second.clone()]);
+                proptest::prop_assert_eq!(nearest.nearest(), Some(&first));
+            }
+        }
+    }
+}

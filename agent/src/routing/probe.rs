@@ -1,0 +1,85 @@
+//! One probe: `GET {base}/.samovar/health`, which an origin answers with 204 and its own name (IO).
+
+use super::health::{Outcome, Probed};
+use crate::clock::mono;
+use crate::net::{Clients, explain};
+use http::StatusCode;
+use samovar_wire::OriginId;
+use samovar_wire::route::Decision;
+use std::time::Duration;
+
+/// Header in which an origin says who it is.
+const ORIGIN_HEADER: &str = "Samovar-Origin";
+
+/// What a probe found.
+#[derive(Debug)]
+pub(super) struct Found {
+    pub(super) origin: OriginId,
+    pub(super) probed: Probed,
+    /// From sending to the head of the answer.
+    pub(super) took: Duration,
+}
+
+/// Probes one origin. The time-outs are those of `clients`.
+pub(super) async fn probe(clients: Clients, way: Decision) -> Found {
+    let began = mono();
+    let probed = match clients.client(&way) {
+        Ok(client) => Probed::Sent(ask(&clients, &client, &way).await),
+        Err(why) => Probed::NotSent(explain(&why)),
+    };
+    Found { origin: way.origin, probed, took: mono().after(began) }
+}
+
+async fn ask(clients: &Clients, client: &reqwest::Client, way: &Decision) -> Outcome {
+    let sent = client.get(format!("{}/.samovar/health", way.base_url)).send().await;
+    let response = match sent {
+        Ok(response) => response,
+        Err(error) => return Outcome::Failed(explain(&error.without_url())),
+    };
+    let name = response.headers().get(ORIGIN_HEADER).map(http::HeaderValue::as_bytes);
+    let outcome = judge(response.status(), name, &way.origin);
+    if let (Outcome::Answered, Some(address)) = (&outcome, response.remote_addr()) {
+        clients.resolver().remember(&way.endpoint.host, address.ip());
+    }
+    outcome
+}
+
+/// A 5xx may come from anything in front of the origin, so it counts before the name is looked at. A refusal that
+/// carries the right name (too many requests, say) is an answer.
+fn judge(status: StatusCode, name: Option<&[u8]>, expected: &OriginId) -> Outcome {
+    if status.is_server_error() && status != StatusCode::NETWORK_AUTHENTICATION_REQUIRED {
+        return Outcome::Failed(format!("the health probe got {status}"));
+    }
+    let named = name == Some(expected.as_str().as_bytes());
+    if named && (status == StatusCode::NO_CONTENT || status.is_client_error()) {
+        return Outcome::Answered;
+    }
+    let who = match name.map(String::from_utf8_lossy) {
+        Some(name) => format!("{ORIGIN_HEADER}: {}", name.chars().take(64).collect::<String>()),
+        None => format!("no {ORIGIN_HEADER}"),
+    };
+    Outcome::NotTheOrigin(format!("the health probe got {status} with {who}, expected 204 from {expected}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_named_origin_answers_and_a_server_error_is_a_failure() {
+        let expected: OriginId = "apac".parse().unwrap();
+        let judged = |status: u16, name: Option<&str>| {
+            judge(StatusCode::from_u16(status).unwrap(), name.map(str::as_bytes), &expected)
+        };
+        assert_eq!(judged(204, Some("apac")), Outcome::Answered);
+        assert_eq!(judged(429, Some("apac")), Outcome::Answered);
+        for (status, name) in
+            [(204, None), (204, Some("us-west")), (200, Some("apac")), (302, None), (404, None), (511, None)]
+        {
+            assert!(matches!(judged(status, name), Outcome::NotTheOrigin(_)), "{status} {name:?}");
+        }
+        for status in [500, 502, 503, 504] {
+            assert!(matches!(judged(status, Some("apac")), Outcome::Failed(_)), "{status}");
+        }
+    }
+}

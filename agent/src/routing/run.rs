@@ -1,0 +1,286 @@
+//! The loop of routing: it owns the keeper, the health of the origins and the measurements, and publishes a view.
+
+use super::handle::{Event, Routing};
+use super::health::{HealthSettings, Origins, Outcome, Probed};
+use super::keeper::{Keeper, Trust};
+use super::nearest::Nearest;
+use super::probe::{Found, probe};
+use super::targets::{candidates, targets};
+use super::verdict;
+use super::view::View;
+use crate::clock::{Mono, instant, mono, trusted_wall, wall};
+use crate::heartbeat::Heartbeat;
+use crate::net::{ClientSettings, Clients, Resolver, TlsSource};
+use crate::status::Board;
+use crate::store::StoreError;
+use futures_util::future::{BoxFuture, FutureExt, join_all, pending};
+use samovar_wire::OriginId;
+use samovar_wire::conditions::Condition;
+use samovar_wire::route::Decision;
+use samovar_wire::status::{Health, Identity};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{mpsc, watch};
+
+/// Reports and offers that wait for the loop. Full: reports are dropped, offers are told to come back.
+const INBOX: usize = 256;
+
+/// Who the device is and whom it believes; both come with activation.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Membership {
+    /// The device, its store, country and class.
+    pub identity: Option<Identity>,
+    /// Environment and keys of route tables.
+    pub trust: Trust,
+}
+
+/// What routing needs to begin.
+#[derive(Debug)]
+pub struct Setup {
+    /// The agent's data directory.
+    pub data: PathBuf,
+    /// `routing.table`
+    pub table: Option<PathBuf>,
+    /// Who the device is; may change while running.
+    pub membership: watch::Receiver<Membership>,
+    /// The TLS identity; may change while running.
+    pub tls: TlsSource,
+    /// How origins are spoken to.
+    pub clients: ClientSettings,
+    /// Where conditions go.
+    pub board: Board,
+    /// Intervals.
+    pub settings: RoutingSettings,
+}
+
+/// Intervals of the loop; tests use shorter ones.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RoutingSettings {
+    /// Between two looks at the files.
+    pub poll: Duration,
+    /// Longest time of a probe to connect.
+    pub probe_connect: Duration,
+    /// Longest time of a probe in all.
+    pub probe_total: Duration,
+    /// Probes and thresholds.
+    pub health: HealthSettings,
+}
+
+impl Default for RoutingSettings {
+    fn default() -> Self {
+        Self {
+            poll: Duration::from_secs(1),
+            probe_connect: Duration::from_secs(2),
+            probe_total: Duration::from_secs(4),
+            health: HealthSettings::default(),
+        }
+    }
+}
+
+/// The loop, before it runs.
+pub struct Runner {
+    setup: Setup,
+    keeper: Keeper,
+    origins: Origins,
+    nearest: Nearest,
+    targets: BTreeMap<OriginId, Decision>,
+    probes: Clients,
+    inbox: mpsc::Receiver<Event>,
+    view: watch::Sender<Arc<View>>,
+    changed: watch::Sender<u64>,
+}
+
+/// Opens the kept table and makes the handle, which answers at once; [`Runner::run`] keeps both up to date.
+///
+/// # Errors
+/// When the data directory cannot be used.
+pub fn start(setup: Setup) -> Result<(Routing, Runner), StoreError> {
+    let trust = setup.membership.borrow().trust.clone();
+    let keeper = Keeper::open(&setup.data, setup.table.as_deref(), trust, trusted_wall())?;
+    let resolver = Resolver::default();
+    let probe_settings = ClientSettings {
+        connect_timeout: setup.settings.probe_connect,
+        request_timeout: setup.settings.probe_total,
+        ..setup.clients
+    };
+    let (view, view_reader) = watch::channel(Arc::default());
+    let (changed, changed_reader) = watch::channel(0);
+    let (inbox_writer, inbox) = mpsc::channel(INBOX);
+    let routing = Routing {
+        view: view_reader,
+        changed: changed_reader,
+        inbox: inbox_writer,
+        clients: Clients::new(setup.clients, setup.tls.clone(), resolver.clone()),
+    };
+    let mut runner = Runner {
+        keeper,
+        origins: Origins::new(setup.settings.health, fastrand::u64(..)),
+        nearest: Nearest::default(),
+        targets: BTreeMap::new(),
+        probes: Clients::new(probe_settings, setup.tls.clone(), resolver),
+        inbox,
+        view,
+        changed,
+        setup,
+    };
+    runner.settle();
+    Ok((routing, runner))
+}
+
+impl Runner {
+    /// Runs until `stop` becomes true.
+    pub async fn run(mut self, heartbeat: Heartbeat, mut stop: watch::Receiver<bool>) {
+        let mut round: Option<BoxFuture<'static, Vec<Found>>> = None;
+        let period = self.setup.settings.poll.min(heartbeat.interval()).max(Duration::from_millis(1));
+        let mut tick = tokio::time::interval(period);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            if round.is_none() {
+                round = self.begin_round(mono());
+            }
+            let next_round = self.origins.next_round().filter(|_| round.is_none());
+            tokio::select! {
+                // A stop goes before everything else that is ready.
+                biased;
+                _ = stop.wait_for(|stopping| *stopping) => return,
+                found = finished(&mut round) => { round = None; self.end_round(&found); }
+                _ = tick.tick() => self.keeper.poll(trusted_wall()),
+                () = at(next_round) => {}
+                Some(event) = self.inbox.recv() => self.take(event),
+                () = change(&mut self.setup.membership) => self.join(),
+                () = change(&mut self.setup.tls) => self.origins.hurry(mono()),
+            }
+            heartbeat.beat();
+            self.settle();
+        }
+    }
+
+    fn take(&mut self, event: Event) {
+        match event {
+            Event::Report(origin, outcome) => self.origins.traffic(&origin, &outcome, mono()),
+            Event::Offer(bytes, answer) => {
+                // Whoever offered may have stopped waiting; the table counts all the same.
+                let _ = answer.send(self.keeper.offer(&bytes, trusted_wall()));
+            }
+        }
+    }
+
+    /// Another membership is another beginning: other keys, perhaps another environment.
+    fn join(&mut self) {
+        let trust = self.setup.membership.borrow_and_update().trust.clone();
+        match Keeper::open(&self.setup.data, self.setup.table.as_deref(), trust, trusted_wall()) {
+            Ok(keeper) => self.keeper = keeper,
+            Err(error) => {
+                tracing::error!(error = crate::net::explain(&error), "route tables cannot be reopened");
+            }
+        }
+    }
+
+    fn begin_round(&mut self, now: Mono) -> Option<BoxFuture<'static, Vec<Found>>> {
+        let due = self.origins.begin_round(now);
+        let ways = due.iter().filter_map(|origin| self.targets.get(origin).cloned());
+        let probes: Vec<_> = ways.map(|way| probe(self.probes.clone(), way)).collect();
+        (!probes.is_empty()).then(|| join_all(probes).boxed())
+    }
+
+    fn end_round(&mut self, found: &[Found]) {
+        let answered = |found: &&Found| found.probed == Probed::Sent(Outcome::Answered);
+        for answer in found.iter().filter(answered) {
+            self.nearest.measured(&answer.origin, answer.took);
+        }
+        let results: Vec<_> =
+            found.iter().map(|found| (found.origin.clone(), found.probed.clone())).collect();
+        self.origins.end_round(&results, mono());
+        let seen = self.origins.seen();
+        let is_usable = |origin: &OriginId| seen.get(origin).is_some_and(|seen| seen.routing != Health::Down);
+        let mut listed = self.candidates();
+        listed.retain(is_usable);
+        self.nearest.evaluate(&listed);
+    }
+
+    fn candidates(&self) -> Vec<OriginId> {
+        let view = self.view.borrow();
+        match (&view.in_force, &view.identity) {
+            (Some(in_force), Some(identity)) => candidates(&in_force.table, identity),
+            _ => Vec::new(),
+        }
+    }
+
+    /// After every event: what to probe, what to show, what is wrong.
+    fn settle(&mut self) {
+        let before = Arc::clone(&self.view.borrow());
+        let identity = self.setup.membership.borrow().identity.clone();
+        let in_force = self.keeper.in_force().cloned();
+        if before.in_force != in_force || before.identity != identity {
+            let scheme = self.setup.clients.scheme;
+            let known = in_force.as_deref().zip(identity.as_ref());
+            self.targets = known
+                .map(|(in_force, identity)| targets(&in_force.table, identity, scheme))
+                .unwrap_or_default();
+            self.origins.watch(&self.targets.keys().cloned().collect(), mono());
+        }
+        let mut view = View {
+            identity,
+            missing: if in_force.is_none() { self.keeper.missing() } else { String::new() },
+            in_force,
+            origins: self.origins.seen(),
+            since: BTreeMap::new(),
+            line: self.origins.line(),
+            nearest: self.nearest.nearest().cloned(),
+        };
+        view.date(&before, wall());
+        self.publish(&before, view);
+    }
+
+    fn publish(&mut self, before: &Arc<View>, view: View) {
+        self.raise(&view);
+        if **before == view {
+            return;
+        }
+        for (origin, seen) in &view.origins {
+            let was = before.origins.get(origin).map_or(Health::Unknown, |seen| seen.routing);
+            if was != seen.routing {
+                let why = seen.last_error.as_deref().unwrap_or_default();
+                tracing::info!(%origin, from = ?was, to = ?seen.routing, why, "origin health changed");
+            }
+        }
+        self.view.send_replace(Arc::new(view));
+        self.changed.send_modify(|version| *version += 1);
+    }
+
+    fn raise(&mut self, view: &View) {
+        let board = &self.setup.board;
+        let now = trusted_wall();
+        let of_view = verdict::conditions(view, self.setup.clients.scheme, now);
+        for (condition, detail) in self.keeper.conditions(now).into_iter().chain(of_view) {
+            board.set(condition, detail);
+        }
+        for file in self.keeper.take_set_aside() {
+            board.raise(Condition::FileSetAside, file);
+        }
+    }
+}
+
+/// The end of the round under way; never, when there is none.
+async fn finished(round: &mut Option<BoxFuture<'static, Vec<Found>>>) -> Vec<Found> {
+    match round {
+        Some(probes) => probes.await,
+        None => pending().await,
+    }
+}
+
+/// The next change; never, when whoever could change it is gone.
+async fn change<T>(source: &mut watch::Receiver<T>) {
+    if source.changed().await.is_err() {
+        pending::<()>().await;
+    }
+}
+
+async fn at(moment: Option<Mono>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(instant(moment)).await,
+        None => pending().await,
+    }
+}

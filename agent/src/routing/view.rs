@@ -1,0 +1,167 @@
+//! What routing knows at one moment, and the answers that follow from it. Pure; the loop publishes a new view when
+//! anything changed, and everybody who asks reads the last one.
+
+use super::health::Seen;
+use samovar_wire::ids::DeviceClass;
+use samovar_wire::route::{self, Decision, Facts, NoRoute, Query, Reason, Rule, RuleResult, Scheme, Table};
+use samovar_wire::status::{Health, Identity, Line};
+use samovar_wire::{Country, OriginId, ServiceName, Timestamp};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// What somebody wants to reach.
+#[derive(Debug, Clone, Copy)]
+pub struct Ask<'a> {
+    /// The service.
+    pub service: &'a ServiceName,
+    /// Country of the request; `None` is the store's.
+    pub country: Option<&'a Country>,
+    /// The person it concerns.
+    pub user: Option<&'a str>,
+    /// Class whose domain is wanted; `None` is the device's own.
+    pub class: Option<&'a DeviceClass>,
+}
+
+impl<'a> Ask<'a> {
+    /// The device's own default for a service.
+    #[must_use]
+    pub const fn service(service: &'a ServiceName) -> Self {
+        Self { service, country: None, user: None, class: None }
+    }
+}
+
+/// Why there is no way.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RouteError {
+    /// The device does not know who it is.
+    #[error("the device is not activated: its store and country are unknown")]
+    NotActivated,
+    /// No route table verifies.
+    #[error("no route table is in force: {why}")]
+    NoTable {
+        /// What was found instead.
+        why: String,
+    },
+    /// The table has no way for this request: it is held.
+    #[error(transparent)]
+    NoRoute(#[from] NoRoute),
+}
+
+/// The table that routes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InForce {
+    /// The table.
+    pub table: Table,
+    /// SHA-256 of its signed bytes.
+    pub sha256: [u8; 32],
+    /// The key that signed it.
+    pub key_id: String,
+    /// The table that should be in force does not verify; this is the one before it.
+    pub last_good: bool,
+}
+
+/// Everything that a choice depends on, but for the time.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct View {
+    pub(super) identity: Option<Identity>,
+    pub(super) in_force: Option<Arc<InForce>>,
+    /// Why there is no table, when there is none.
+    pub(super) missing: String,
+    pub(super) origins: BTreeMap<OriginId, Seen>,
+    /// Since when each origin is shown as it is.
+    pub(super) since: BTreeMap<OriginId, Timestamp>,
+    pub(super) line: Line,
+    pub(super) nearest: Option<OriginId>,
+}
+
+impl View {
+    /// The origin for something that is not bound to one. A fail-over goes to an origin that is proven to answer, and
+    /// to no other: what is sent stays bound to where it went.
+    pub(super) fn choose(
+        &self,
+        ask: &Ask<'_>,
+        scheme: Scheme,
+        now: Option<Timestamp>,
+    ) -> Result<Decision, RouteError> {
+        let (in_force, query) = self.query(ask)?;
+        let health = |origin: &OriginId| self.health(origin);
+        let facts = |health| Facts { now, health, nearest: self.nearest.as_ref(), scheme };
+        let decision = route::choose(&in_force.table, &query, &facts(&health))?;
+        let own = decision.candidates.first().map(|first| first.origin.clone());
+        let moved = own.as_ref().filter(|own| **own != decision.origin);
+        let decision = match moved {
+            Some(own) if self.health(&decision.origin) != Health::Up => {
+                let proven = |origin: &OriginId| match self.health(origin) {
+                    Health::Unknown if origin != own => Health::Down,
+                    known => known,
+                };
+                route::choose(&in_force.table, &query, &facts(&proven))?
+            }
+            _ => decision,
+        };
+        Ok(in_force.told(decision))
+    }
+
+    /// The way to the origin that something is bound to.
+    pub(super) fn bound(
+        &self,
+        ask: &Ask<'_>,
+        origin: &OriginId,
+        scheme: Scheme,
+        now: Option<Timestamp>,
+    ) -> Result<Decision, RouteError> {
+        let (in_force, query) = self.query(ask)?;
+        let health = |origin: &OriginId| self.health(origin);
+        let facts = Facts { now, health: &health, nearest: self.nearest.as_ref(), scheme };
+        Ok(in_force.told(route::bound(&in_force.table, &query, &facts, origin)?))
+    }
+
+    fn query<'a>(&'a self, ask: &Ask<'a>) -> Result<(&'a InForce, Query<'a>), RouteError> {
+        let in_force =
+            self.in_force.as_deref().ok_or_else(|| RouteError::NoTable { why: self.missing.clone() })?;
+        let identity = self.identity.as_ref().ok_or(RouteError::NotActivated)?;
+        Ok((in_force, query(identity, ask)))
+    }
+
+    fn health(&self, origin: &OriginId) -> Health {
+        self.origins.get(origin).map_or(Health::Unknown, |seen| seen.routing)
+    }
+}
+
+impl InForce {
+    /// A decision by the last good table says so.
+    fn told(&self, mut decision: Decision) -> Decision {
+        if self.last_good {
+            let detail = format!(
+                "the table that should be in force does not verify: version {} before it is used",
+                self.table.version
+            );
+            decision.reason.push(Reason { rule: Rule::LastGood, result: RuleResult::Applied, detail });
+        }
+        decision
+    }
+}
+
+pub(super) fn query<'a>(identity: &'a Identity, ask: &Ask<'a>) -> Query<'a> {
+    Query {
+        service: ask.service,
+        class: ask.class.unwrap_or(&identity.class),
+        device: &identity.device,
+        store: &identity.store,
+        country: ask.country.unwrap_or(&identity.country),
+        user: ask.user,
+    }
+}
+
+impl View {
+    /// Dates each origin: as before while it is shown the same, else from `now`.
+    pub(super) fn date(&mut self, before: &Self, now: Timestamp) {
+        let shown = |view: &Self, origin: &OriginId| view.origins.get(origin).map(|seen| seen.shown);
+        let since = |origin: &OriginId| {
+            let same = shown(before, origin) == shown(self, origin);
+            let known = before.since.get(origin).copied().filter(|_| same);
+            (origin.clone(), known.unwrap_or(now))
+        };
+        self.since = self.origins.keys().map(since).collect();
+    }
+}
