@@ -190,7 +190,7 @@ pub async fn start(config: Config, dir: &Path) -> Result<Running, StartError> {
     starter::refresh(&app, now).await?;
 
     let (stop, stopped) = watch::channel(false);
-    let router = crate::router::assemble(&app, axum::Router::new());
+    let router = crate::router::assemble(&app, crate::console::router());
     let mut tasks = JoinSet::new();
     for listening in [Listening { listener: http, tls: None }, Listening { listener: https, tls: Some(tls) }]
     {
