@@ -179,7 +179,7 @@ pub(super) async fn run(ask: Ask) -> Result<()> {
             if target.json {
                 print::json(&answer);
             } else {
-                println!("{}", answer["claim"].as_str().unwrap_or_default());
+                print::line(answer["claim"].as_str().unwrap_or_default());
             }
             Ok(())
         }
@@ -223,7 +223,7 @@ async fn login(name: &str, target: &Target) -> Result<()> {
     if target.json {
         print::json(&answer);
     } else {
-        println!("logged in as {name} ({}) until {}", text("role")?, login.expires_at);
+        print::line(&format!("logged in as {name} ({}) until {}", text("role")?, login.expires_at));
     }
     logins::keep(&client.server, login)
 }
@@ -241,7 +241,7 @@ async fn orders(
         if target.json {
             print::json(&answer);
         } else {
-            println!("{}", answer["count"]);
+            print::line(&answer["count"].to_string());
         }
         return Ok(());
     }
@@ -292,7 +292,7 @@ async fn run_operator(operator: Operator) -> Result<()> {
             let path = format!("/api/v1/operators/{}/disable", encode(&name));
             Client::find(&target).await?.ask(Method::POST, &path, None).await?;
             if !target.json {
-                println!("{name} is shut out");
+                print::line(&format!("{name} is shut out"));
             }
             Ok(())
         }

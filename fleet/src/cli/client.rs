@@ -76,32 +76,34 @@ impl Client {
     }
 
     async fn known_token(&self, target: &Target) -> Result<String> {
-        if let Some(login) = logins::find(&self.server)? {
-            let ended = login
-                .expires_at
-                .parse::<samovar_wire::Timestamp>()
-                .is_ok_and(|end| end <= crate::clock::now());
-            if !ended {
-                return Ok(login.token);
+        if let Some(dir) = &target.data {
+            return self.first_admins_token(dir).await;
+        }
+        match logins::find(&self.server)? {
+            Some(login) if login.is_alive() => Ok(login.token),
+            _ => {
+                let server = &self.server;
+                bail!(
+                    "not logged in at {server}: run `samovar-fleet login --server {server}`, or set SAMOVAR_TOKEN"
+                )
             }
         }
-        if let Some(dir) = &target.data {
-            let (name, password) = first_admin(dir)?;
-            let answer = self
-                .log_in(&name, &password)
-                .await
-                .context("the first admin's password has changed: log in")?;
-            let token = answer["token"].as_str().context("the server sent no token")?.to_owned();
-            // Kept, so that one-line commands in a script do not each pay for a password check.
-            let expires_at = answer["expires_at"].as_str().unwrap_or_default().to_owned();
-            logins::keep(&self.server, logins::Login { name, token: token.clone(), expires_at })?;
-            return Ok(token);
+    }
+
+    async fn first_admins_token(&self, dir: &Path) -> Result<String> {
+        if let Some(login) = logins::of_first_admin(dir) {
+            return Ok(login.token);
         }
-        bail!(
-            "not logged in at {}: run `samovar-fleet login --server {}`, or set SAMOVAR_TOKEN",
-            self.server,
-            self.server
-        )
+        let (name, password) = first_admin(dir)?;
+        let answer = self
+            .log_in(&name, &password)
+            .await
+            .context("the first admin's password does not open: log in")?;
+        let text =
+            |field: &str| answer[field].as_str().map(str::to_owned).context("the answer is not a session");
+        let login = logins::Login { name, token: text("token")?, expires_at: text("expires_at")? };
+        logins::keep_first_admin(dir, &login)?;
+        Ok(login.token)
     }
 
     /// Asks for a session.

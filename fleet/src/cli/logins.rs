@@ -1,7 +1,8 @@
-//! Tokens that `login` has got, by server, in the user's configuration directory (0600).
+//! Tokens that `login` has got, by server, in the user's configuration directory (0600); and the one for the first
+//! admin beside their password, in the server's data directory.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
@@ -33,6 +34,29 @@ fn all() -> Result<BTreeMap<String, Login>> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(BTreeMap::new()),
         Err(error) => Err(error).with_context(|| format!("{} cannot be read", path.display())),
     }
+}
+
+impl Login {
+    /// Whether it can still be used.
+    pub(super) fn is_alive(&self) -> bool {
+        !self.expires_at.parse::<samovar_wire::Timestamp>().is_ok_and(|end| end <= crate::clock::now())
+    }
+}
+
+/// Where the first admin's token is kept, so that each command of a script does not pay for a password check.
+fn beside_password(data: &Path) -> PathBuf {
+    data.join("admin-login.json")
+}
+
+/// The first admin's login kept in a data directory, if it can still be used.
+pub(super) fn of_first_admin(data: &Path) -> Option<Login> {
+    let kept: Login = serde_json::from_slice(&std::fs::read(beside_password(data)).ok()?).ok()?;
+    kept.is_alive().then_some(kept)
+}
+
+/// Keeps the first admin's login in the data directory.
+pub(super) fn keep_first_admin(data: &Path, login: &Login) -> Result<()> {
+    Ok(replace_secret(&beside_password(data), &serde_json::to_vec_pretty(login)?)?)
 }
 
 /// The login kept for a server.

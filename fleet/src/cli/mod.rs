@@ -54,7 +54,7 @@ pub fn main() -> ExitCode {
         Command::OriginCert(wanted) => origin_cert::run(&wanted),
         Command::Route(route) => offline::run(route),
         Command::Defaults => {
-            print!("{}", crate::config::DEFAULTS);
+            print::line(crate::config::DEFAULTS.trim_end());
             Ok(())
         }
         Command::Ask(ask) => client::block_on(ask::run(ask)),

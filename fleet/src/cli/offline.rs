@@ -146,7 +146,7 @@ fn sign(table: &Path, keys: &[PathBuf], out: Option<&Path>) -> Result<()> {
     match out {
         Some(path) => Ok(replace(path, text.as_bytes())?),
         None => {
-            println!("{text}");
+            print::line(&text);
             Ok(())
         }
     }
@@ -212,7 +212,7 @@ fn show_preview(mut answer: Value, reason: &[Reason], (version, as_json): (u64, 
         return print::json(&answer);
     }
     print::fields(&answer);
-    println!();
+    print::line("");
     print::table(&reason.iter().map(|step| json!(step)).collect::<Vec<_>>(), &["rule", "result", "detail"]);
 }
 

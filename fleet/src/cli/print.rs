@@ -1,26 +1,35 @@
 //! Answers for people: a table of the fields that matter, columns as wide as their values.
 
+use std::io::Write as _;
+
 use serde_json::Value;
+
+/// Prints a line. A reader that has gone away (`| head`) ends the program quietly.
+pub(super) fn line(text: &str) {
+    if writeln!(std::io::stdout(), "{text}").is_err() {
+        std::process::exit(0);
+    }
+}
 
 /// Prints a list as a table.
 pub(super) fn table(rows: &[Value], columns: &[&str]) {
     for line in lines(rows, columns) {
-        println!("{line}");
+        self::line(&line);
     }
 }
 
 /// Prints one thing, a field on each line.
 pub(super) fn fields(thing: &Value) {
-    let Some(fields) = thing.as_object() else { return println!("{thing}") };
+    let Some(fields) = thing.as_object() else { return line(&thing.to_string()) };
     let width = fields.keys().map(String::len).max().unwrap_or(0);
     for (name, value) in fields {
-        println!("{name:width$}  {}", text(value));
+        line(&format!("{name:width$}  {}", text(value)));
     }
 }
 
 /// Prints an answer as it came.
 pub(super) fn json(answer: &Value) {
-    println!("{answer:#}");
+    line(&format!("{answer:#}"));
 }
 
 fn lines(rows: &[Value], columns: &[&str]) -> Vec<String> {
@@ -29,11 +38,11 @@ fn lines(rows: &[Value], columns: &[&str]) -> Vec<String> {
         .collect();
     let width = |column: usize| cells.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
     let widths: Vec<usize> = (0..columns.len()).map(width).collect();
-    let line = |row: &Vec<String>| {
-        let padded = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}"));
-        padded.collect::<Vec<_>>().join("  ").trim_end().to_owned()
+    let padded = |row: &Vec<String>| {
+        let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}"));
+        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
     };
-    cells.iter().map(line).collect()
+    cells.iter().map(padded).collect()
 }
 
 fn text(value: &Value) -> String {

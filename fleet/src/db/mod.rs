@@ -28,6 +28,9 @@ use tokio::sync::{Mutex, OwnedMutexGuard};
 /// How long a writer waits for its turn or for a connection before the request fails.
 const WAIT: Duration = Duration::from_secs(10);
 
+/// The name of the lock under which PostgreSQL's schema is changed ("samovar" on a telephone's keys).
+const MIGRATION_LOCK: i64 = 7_266_827;
+
 /// The oldest SQLite that is known not to lose a WAL reset race.
 const OLDEST_SQLITE: (u32, u32, u32) = (3, 51, 3);
 
@@ -99,8 +102,25 @@ impl Database {
         } else {
             return Err(DatabaseError::UnknownKind);
         };
-        migrations::Migrator::up(&database.connection, None).await.map_err(DatabaseError::Migrate)?;
+        database.migrate().await?;
         Ok(database)
+    }
+
+    /// Several servers may start at once on one PostgreSQL: they take turns. SQLite's directory has one server.
+    async fn migrate(&self) -> Result<(), DatabaseError> {
+        let turn = if self.turn.is_none() {
+            let turn = self.connection.begin().await.map_err(DatabaseError::Begin)?;
+            let lock = format!("SELECT pg_advisory_xact_lock({MIGRATION_LOCK})");
+            turn.execute_unprepared(&lock).await.map_err(DatabaseError::Migrate)?;
+            Some(turn)
+        } else {
+            None
+        };
+        migrations::Migrator::up(&self.connection, None).await.map_err(DatabaseError::Migrate)?;
+        match turn {
+            Some(turn) => turn.commit().await.map_err(DatabaseError::Commit),
+            None => Ok(()),
+        }
     }
 
     async fn open_sqlite(path: &Path, url: &str) -> Result<Self, DatabaseError> {

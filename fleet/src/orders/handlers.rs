@@ -1,6 +1,6 @@
 //! The origin contract over HTTP (IO).
 
-use axum::body::{Body, Bytes, to_bytes};
+use axum::body::{Body, Bytes};
 use axum::extract::State;
 use axum::{Extension, Json};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
@@ -13,6 +13,7 @@ use sea_orm::EntityTrait as _;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use super::Place;
 use super::decode::{DecodeError, decode};
 use super::record::{Sender, record};
 use crate::app::App;
@@ -22,6 +23,7 @@ use crate::db::entity::certificate;
 use crate::metrics::{add, count};
 use crate::pki::PeerCertificate;
 use crate::problem::Failure;
+use crate::server::body::{self, BodyError};
 
 /// The routes of an origin.
 pub fn router() -> OpenApiRouter<App> {
@@ -47,12 +49,13 @@ async fn batch(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<BatchAnswer>, Failure> {
-    let sender = sender(&app, peer.map(|Extension(peer)| peer), &headers).await?;
-    let _place = app
-        .intake
-        .enter(&sender.device)
-        .ok_or_else(|| Failure::too_many("too many batches of this device at once", 1))?;
-    json_only(&headers)?;
+    let (sender, _place) = match admit(&app, peer.map(|Extension(peer)| peer), &headers).await {
+        Ok(admitted) => admitted,
+        Err(refused) => {
+            body::throw_away(body).await;
+            return Err(refused);
+        }
+    };
     let body = read(&app, &headers, body).await?;
     // Held while the body is parsed and recorded: this bounds memory and the queue of writers.
     let _turn = app.intake.turns.acquire().await.map_err(|closed| Failure::unavailable(&closed))?;
@@ -97,6 +100,19 @@ async fn echo(headers: HeaderMap) -> (StatusCode, HeaderMap) {
     }
     answer.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     (StatusCode::NO_CONTENT, answer)
+}
+
+/// Everything that can be said before the body is read.
+async fn admit(
+    app: &App,
+    peer: Option<PeerCertificate>,
+    headers: &HeaderMap,
+) -> Result<(Sender, Place), Failure> {
+    let sender = sender(app, peer, headers).await?;
+    json_only(headers)?;
+    let place = app.intake.enter(&sender.device);
+    let place = place.ok_or_else(|| Failure::too_many("too many batches of this device at once", 1))?;
+    Ok((sender, place))
 }
 
 /// Who sends: the certificate says so, or a token vouches for the header.
@@ -159,20 +175,9 @@ fn json_only(headers: &HeaderMap) -> Result<(), Failure> {
 }
 
 async fn read(app: &App, headers: &HeaderMap, body: Body) -> Result<Bytes, Failure> {
-    let limit = app.config.intake.max_body_bytes;
-    let too_large = || {
-        Failure::new(StatusCode::PAYLOAD_TOO_LARGE, "too-large", format!("a batch has at most {limit} bytes"))
-    };
-    let announced =
-        headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
-    if announced.is_some_and(|length| length > limit) {
-        return Err(too_large());
-    }
-    to_bytes(body, limit).await.map_err(|error| {
-        let cause: &(dyn std::error::Error + 'static) = &error;
-        let over = std::iter::successors(Some(cause), |cause| cause.source())
-            .any(|cause| cause.is::<http_body_util::LengthLimitError>());
-        if over { too_large() } else { Failure::malformed("the body ended early") }
+    body::read(headers, body, app.config.intake.max_body_bytes).await.map_err(|error| match error {
+        BodyError::TooLarge(_) => Failure::new(StatusCode::PAYLOAD_TOO_LARGE, "too-large", error.to_string()),
+        BodyError::Broken => Failure::malformed(error.to_string()),
     })
 }
 

@@ -88,10 +88,12 @@ impl Authority {
     pub fn generate(fleet: &str, now: Timestamp) -> Result<AuthorityPem, PkiError> {
         let key = new_key()?;
         let mut params = CertificateParams::default();
-        params.distinguished_name = name(&format!("Samovar {fleet} CA"), None);
+        let (number, serial) = serial()?;
+        // No two authorities have one name: a verifier that looks issuers up by name would take the wrong one.
+        params.distinguished_name = name(&format!("Samovar {fleet} CA {}", &serial[..8]), None);
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        params.serial_number = Some(serial()?.0);
+        params.serial_number = Some(number);
         params.not_before = to_offset(earlier(now, BACKDATED));
         params.not_after = to_offset(now.plus(DAY * 3650));
         let certificate = params.self_signed(&key).map_err(PkiError::Issue)?;

@@ -8,6 +8,7 @@
 //! [`Peer`] among the request's extensions, and on HTTPS with a client certificate a
 //! [`PeerCertificate`](crate::pki::PeerCertificate).
 
+pub mod body;
 pub mod limits;
 mod listen;
 pub mod tls;
