@@ -235,7 +235,7 @@ fn ingest_config(
         desired: DesiredConfig {
             environment: needs.config.server.environment.clone(),
             keys: Arc::clone(needs.keys),
-            route_table_url: format!("{}/device/v1/route-table", needs.https),
+            route_table_url: format!("{}{}", needs.https, crate::ingest::http::ROUTE_TABLE),
         },
     })
 }

@@ -40,8 +40,7 @@ pub fn people() -> OpenApiRouter<App> {
 pub fn devices() -> OpenApiRouter<App> {
     crate::activation::handlers::router()
         .merge(crate::orders::handlers::router())
-        // The name that desired states give to it.
-        .route("/device/v1/route-table", get(crate::activation::handlers::route_table))
+        .merge(crate::ingest::http::router())
 }
 
 /// The whole server's router. `pages` are routes for people without description (the console).

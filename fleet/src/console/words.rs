@@ -41,7 +41,6 @@ words! {
     overview: "Overview", "总览";
     stores: "Stores", "门店";
     devices: "Devices", "设备";
-    store: "Store", "门店";
     device: "Device", "设备";
     orders: "Orders", "订单";
     events: "Events", "事件";
@@ -57,8 +56,6 @@ words! {
     no_devices: "No device has been activated in this store.", "该门店尚无已激活设备。";
     next_page: "Next page", "下一页";
     first_page: "First page", "第一页";
-    country: "Country", "国家";
-    class: "Class", "类型";
     state: "State", "状态";
     version: "Version", "版本";
     origin: "Origin", "源站";
@@ -77,12 +74,10 @@ words! {
     settled: "settled", "已结算";
     discarded: "discarded", "已作废";
     recorded_here: "recorded here", "本站已记录";
-    oldest_pending: "oldest pending", "最早待发送";
     conditions: "Conditions", "异常";
     all_well: "Nothing is wrong.", "一切正常。";
     route_table: "Route table", "路由表";
     in_force: "in force", "现行";
-    behind: "behind", "落后";
     desired: "Desired state", "期望状态";
     revision: "revision", "修订";
     applied: "applied", "已应用";
@@ -93,7 +88,6 @@ words! {
     origins: "Origins as seen from here", "本机所见源站";
     document: "Everything it reports", "完整上报内容";
     order_no: "Number", "单号";
-    key: "Key", "幂等键";
     sequence: "Seq", "序号";
     udl: "UDL", "UDL";
     accepted_at: "Accepted", "接收时间";
@@ -107,7 +101,6 @@ words! {
     hours_ago: "{} h ago", "{} 小时前";
     days_ago: "{} d ago", "{} 天前";
     live: "live", "实时";
-    not_found: "There is no such page.", "页面不存在。";
     no_store: "There is no such store.", "没有该门店。";
     no_device: "There is no such device.", "没有该设备。";
     back: "Back to the overview", "返回总览";
