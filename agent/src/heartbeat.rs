@@ -83,7 +83,7 @@ pub async fn watch(heartbeats: Heartbeats, mut stop: tokio::sync::watch::Receive
     loop {
         tokio::select! {
             _ = tick.tick() => {}
-            _ = stop.wait_for(|stopping| *stopping) => return,
+            () = crate::stop::asked(&mut stop) => return,
         }
         let stuck = heartbeats.stuck();
         if stuck.is_empty() {

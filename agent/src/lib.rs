@@ -11,13 +11,21 @@
 //! One loop per flow; policy without clock, lock or IO beside it; flows do not import each other. What connects them
 //! is `assemble`.
 
+pub mod assemble;
+pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod data_dir;
+pub mod desired;
 pub mod heartbeat;
+pub mod http;
 pub mod identity;
+pub mod logging;
 pub mod net;
 pub mod orders;
+pub mod page;
 pub mod relay;
 pub mod routing;
 pub mod status;
+pub mod stop;
 pub mod store;

@@ -69,6 +69,15 @@ impl App {
             port => port,
         }
     }
+
+    /// The base URL of what devices use, over mutual TLS.
+    #[must_use]
+    pub fn device_url(&self) -> String {
+        match (&self.config.server.public_host, self.public_port()) {
+            (host, 443) => format!("https://{host}"),
+            (host, port) => format!("https://{host}:{port}"),
+        }
+    }
 }
 
 impl std::ops::Deref for App {

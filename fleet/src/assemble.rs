@@ -280,7 +280,7 @@ async fn upkeep(app: App, certificate: Arc<ServerCertificate>, mut stop: watch::
             match certificate.renew(&app.authority, (&app.config.tls, &app.config.server), now) {
                 Ok(()) => renewed = now,
                 Err(error) => {
-                    tracing::error!(error = %chain(&error), "the server's certificate was not renewed")
+                    tracing::error!(error = %chain(&error), "the server's certificate was not renewed");
                 }
             }
         }

@@ -36,12 +36,15 @@ pub fn add(counter: &AtomicU64, more: u64) {
     counter.fetch_add(more, Ordering::Relaxed);
 }
 
+/// Name, help, and one counter for each set of labels.
+type Family<'a> = (&'a str, &'a str, &'a [(&'a str, &'a AtomicU64)]);
+
 impl Metrics {
     /// The text that Prometheus reads.
     #[must_use]
     pub fn text(&self) -> String {
         let mut text = String::new();
-        let families: [(&str, &str, &[(&str, &AtomicU64)]); 6] = [
+        let families: [Family<'_>; 6] = [
             ("samovar_fleet_batches_total", "Batches of orders answered", &[("", &self.batches)]),
             (
                 "samovar_fleet_orders_total",

@@ -44,7 +44,6 @@ pub fn devices() -> OpenApiRouter<App> {
 }
 
 /// The whole server's router. `pages` are routes for people without description (the console).
-#[must_use]
 pub fn assemble(app: &App, pages: Router<App>) -> Router {
     let (people, mut openapi) =
         OpenApiRouter::with_openapi(Description::openapi()).merge(people()).split_for_parts();

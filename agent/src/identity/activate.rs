@@ -4,22 +4,26 @@
 //! for, before it is first sent: when the answer is lost on the way, the same claim sends the same key again and the
 //! fleet can repeat its answer. A refusal forgets it. Nothing else is written before the answer has been checked whole.
 
-use super::answer::{self, AnswerError, Granted};
+use super::answer::{self, Granted};
 use super::certificate;
-use super::files::{self, Activation, FilesError, Replaces, Texts};
-use super::http::{self, Answer, HttpError, UrlError};
-use super::tls::{self, Roots, TlsError};
+use super::files::{self, Activation, OnDisk, Replaces, Texts};
+use super::http::{self, Answer};
+use super::tls::{self, Roots};
 use crate::clock;
 use crate::store::{self, StoreError};
 use reqwest::Url;
 use samovar_wire::activation::ClaimRequest;
-use samovar_wire::conditions::Words;
 use samovar_wire::ids::DeviceClass;
 use samovar_wire::problem::Problem;
 use samovar_wire::{Country, DeviceId, StoreId, Timestamp};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::Path;
+
+mod error;
+mod words;
+
+pub use error::ActivateError;
 
 const CLAIMS: &str = "/activate/v1/claims";
 /// Fleets that may pass a claim on to the one that made it.
@@ -63,90 +67,6 @@ pub struct Activated {
     pub valid_until: Timestamp,
 }
 
-/// Why a device was not activated. Nothing has changed on disk, but for the key of a claim without an answer.
-#[derive(Debug, thiserror::Error)]
-pub enum ActivateError {
-    /// There is an identity.
-    #[error("this device is already activated as {0}")]
-    AlreadyActive(DeviceId),
-    /// Orders would be sent under another name than they were taken under.
-    #[error("{0} orders have not reached their origin yet")]
-    OrdersPending(u64),
-    /// The code cannot be one.
-    #[error("`{0}` is not a claim code such as USW-7K2M-9QXD")]
-    Claim(String),
-    /// The server's address.
-    #[error(transparent)]
-    Server(#[from] UrlError),
-    /// The file of authorities.
-    #[error(transparent)]
-    Roots(TlsError),
-    /// The data directory.
-    #[error(transparent)]
-    Files(#[from] FilesError),
-    /// The data directory.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// The signing request cannot be made.
-    #[error("cannot make a signing request")]
-    SigningRequest(#[source] rcgen::Error),
-    /// No usable answer.
-    #[error(transparent)]
-    Http(#[from] HttpError),
-    /// The fleet says no.
-    #[error("{host} refused the claim ({status}): {}", problem_words(problem))]
-    Refused {
-        /// Who.
-        host: String,
-        /// HTTP status.
-        status: u16,
-        /// Its words.
-        problem: Problem,
-    },
-    /// The fleet cannot say now.
-    #[error("{host} cannot answer now ({status}): {}", problem_words(problem))]
-    Busy {
-        /// Who.
-        host: String,
-        /// HTTP status.
-        status: u16,
-        /// Its words.
-        problem: Problem,
-    },
-    /// Something else than a fleet answered.
-    #[error("{host} answered {status}, which no fleet does: a sign-in page, a proxy or a wrong address")]
-    NotAFleet {
-        /// Who.
-        host: String,
-        /// HTTP status.
-        status: u16,
-    },
-    /// A fleet passes the claim on to nowhere.
-    #[error("{host} passes the claim on to `{location}`, which cannot be followed")]
-    Redirect {
-        /// Who.
-        host: String,
-        /// Where to.
-        location: String,
-    },
-    /// Fleets pass the claim round.
-    #[error("the claim was passed on more than {MAX_HOPS} times")]
-    TooManyHops,
-    /// The answer cannot be believed.
-    #[error("{host}: {problem}")]
-    Answer {
-        /// Who.
-        host: String,
-        /// Why not.
-        problem: AnswerError,
-    },
-}
-
-fn problem_words(problem: &Problem) -> &str {
-    let given = [&problem.detail, &problem.title].into_iter().find(|text| !text.is_empty());
-    given.map_or("it gave no reason", String::as_str)
-}
-
 /// Activates a device.
 ///
 /// # Errors
@@ -154,7 +74,7 @@ fn problem_words(problem: &Problem) -> &str {
 pub async fn activate(request: &Request<'_>) -> Result<Activated, ActivateError> {
     let server = http::server_url(request.server)?;
     let code = claim_code(request.claim)?;
-    let replaces = may_activate(request)?;
+    let permit = may_activate(request)?;
     let roots = request.ca.map(Roots::read).transpose().map_err(ActivateError::Roots)?;
     let existed = request.data.exists();
     let (key, new) = files::key_for_claim(request.data, code, certificate::new_key)?;
@@ -172,7 +92,12 @@ pub async fn activate(request: &Request<'_>) -> Result<Activated, ActivateError>
         "" => base_of(&from),
         url => url.to_owned(),
     };
-    keep(request.data, &key, &granted, fleet_url, replaces)
+    if let Some(present) =
+        permit.only.filter(|only| (&only.0, &only.1) != (&granted.answer.device, &granted.answer.store))
+    {
+        return Err(ActivateError::OtherDevice { granted: granted.answer.device, present: present.0 });
+    }
+    keep(request.data, &key, &granted, fleet_url, permit.replaces)
 }
 
 fn claim_code(text: &str) -> Result<&str, ActivateError> {
@@ -185,13 +110,28 @@ fn claim_code(text: &str) -> Result<&str, ActivateError> {
     }
 }
 
-fn may_activate(request: &Request<'_>) -> Result<Replaces, ActivateError> {
-    match files::read(request.data)?.activation {
-        None => Ok(Replaces::Nothing),
-        Some(present) if !request.replace => Err(ActivateError::AlreadyActive(present.device)),
-        Some(_) if request.pending > 0 => Err(ActivateError::OrdersPending(request.pending)),
-        Some(_) => Ok(Replaces::Anything),
+/// What an activation may do.
+struct Permit {
+    replaces: Replaces,
+    /// The only device and store that the claim may be for.
+    only: Option<(DeviceId, StoreId)>,
+}
+
+/// While orders wait, an identity that works is not replaced. One whose certificate is damaged or has ended could
+/// never deliver them, so that the same device may be activated again; no other one may take its orders over.
+fn may_activate(request: &Request<'_>) -> Result<Permit, ActivateError> {
+    let OnDisk { activation, credential, .. } = files::read(request.data)?;
+    let Some(present) = activation else { return Ok(Permit { replaces: Replaces::Nothing, only: None }) };
+    if !request.replace {
+        return Err(ActivateError::AlreadyActive(present.device));
     }
+    let ended = |end| clock::trusted_wall().is_some_and(|now| now >= end);
+    let works = credential.is_some_and(|own| !ended(own.validity().not_after));
+    if request.pending > 0 && works {
+        return Err(ActivateError::OrdersPending(request.pending));
+    }
+    let only = (request.pending > 0).then_some((present.device, present.store));
+    Ok(Permit { replaces: Replaces::Anything, only })
 }
 
 /// Sends the claim to the server and to wherever it is passed on; gives the answer and whose it is.
@@ -245,6 +185,9 @@ fn judge(answer: Answer, url: &Url, key: &rcgen::KeyPair) -> Result<Verdict, Act
         }
         408 | 425 | 429 | 500..=599 => {
             Err(ActivateError::Busy { host, status, problem: problem().unwrap_or_else(no_words) })
+        }
+        409 | 410 => {
+            Err(ActivateError::Refused { host, status, problem: problem().unwrap_or_else(no_words) })
         }
         // A 404 without a problem document is any web server's; it says nothing of the claim.
         400..=499 => Err(match problem() {
@@ -320,50 +263,6 @@ fn hardware() -> BTreeMap<String, String> {
     let known = facts.into_iter().filter_map(|(name, text)| Some((name.to_owned(), clean(text?))));
     known.filter(|(_, text)| !text.is_empty()).collect()
 }
-
-impl ActivateError {
-    /// Whether the fleet has said no, so that no key is of use with this claim.
-    #[must_use]
-    pub const fn is_refusal(&self) -> bool {
-        matches!(self, Self::Refused { .. })
-    }
-
-    /// Whether the fleet may have granted the claim without this device knowing.
-    #[must_use]
-    pub const fn may_have_arrived(&self) -> bool {
-        matches!(
-            self,
-            Self::Http(HttpError::Lost { .. } | HttpError::TooLarge { .. })
-                | Self::Busy { .. }
-                | Self::Answer { .. }
-        )
-    }
-
-    /// What to do about it, in the languages of the product.
-    #[must_use]
-    pub fn advice(&self) -> Words {
-        match self {
-            Self::AlreadyActive(_) => words::REPLACE,
-            Self::OrdersPending(_) => words::WAIT_FOR_ORDERS,
-            Self::Claim(_) => words::CODE,
-            Self::Server(_) => words::SERVER,
-            Self::Roots(_) => words::AUTHORITY,
-            Self::Files(_) | Self::Store(_) | Self::SigningRequest(_) => words::DATA,
-            Self::Http(HttpError::NotConnected { .. }) => words::LINE,
-            Self::Http(_) | Self::Busy { .. } => words::AGAIN,
-            Self::Refused { problem, status, .. } => match (problem.slug(), status) {
-                ("unknown-claim", _) | (_, 404) => words::UNKNOWN,
-                ("claim-used", _) | (_, 409) => words::USED,
-                ("claim-expired", _) | (_, 410) => words::EXPIRED,
-                _ => words::SUPPORT,
-            },
-            Self::NotAFleet { .. } | Self::Redirect { .. } | Self::TooManyHops => words::SERVER,
-            Self::Answer { .. } => words::UNUSABLE,
-        }
-    }
-}
-
-mod words;
 
 #[cfg(test)]
 mod tests;

@@ -24,7 +24,6 @@ use super::tls::{Credential, Roots, TlsError};
 use crate::store::{self, StoreError};
 use samovar_wire::activation::CommandKey;
 use samovar_wire::dsse::TrustedKeys;
-use samovar_wire::encoding::{hex, sha256};
 use samovar_wire::ids::DeviceClass;
 use samovar_wire::{Country, DeviceId, StoreId, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -143,6 +142,15 @@ pub enum FilesError {
         #[source]
         source: std::io::Error,
     },
+    /// What root wrote cannot be given to the agent's user.
+    #[error("cannot give {path} to the owner of the data directory")]
+    HandOver {
+        /// What was written.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
     /// The activation on disk is not the one that this commit was to replace.
     #[error("the activation was changed meanwhile")]
     Changed,
@@ -256,7 +264,7 @@ pub(super) fn commit(
     texts: &Texts<'_>,
     replaces: Replaces,
 ) -> Result<Activation, FilesError> {
-    store::make_dir(&home(dir))?;
+    make_home(dir)?;
     let _lock = lock(dir)?;
     let present = in_force(dir)?;
     match (replaces, present) {
@@ -268,6 +276,9 @@ pub(super) fn commit(
     let committed = Activation { credential: number.unwrap_or(0) + 1, ..activation.clone() };
     for step in steps(dir, &committed, texts)? {
         perform(&step)?;
+        if let Step::MakeDir(path) | Step::Write { path, .. } = &step {
+            hand_over(dir, path)?;
+        }
     }
     for step in cleaning(dir, committed.credential) {
         // The new activation is in force; what cannot be removed now is removed by the next commit.
@@ -276,6 +287,29 @@ pub(super) fn commit(
         }
     }
     Ok(committed)
+}
+
+fn make_home(dir: &Path) -> Result<(), FilesError> {
+    store::make_dir(&home(dir))?;
+    hand_over(dir, &home(dir))
+}
+
+/// A technician activates as root, the agent runs as somebody else: what root writes belongs to whoever owns the
+/// data directory.
+#[cfg(unix)]
+fn hand_over(dir: &Path, path: &Path) -> Result<(), FilesError> {
+    use std::os::unix::fs::{MetadataExt, chown};
+    let owner = |path: &Path| fs::metadata(path).map(|found| (found.uid(), found.gid()));
+    let give = || match (owner(dir)?, owner(path)?) {
+        (wanted, found) if wanted != found && found.0 == 0 => chown(path, Some(wanted.0), Some(wanted.1)),
+        _ => Ok(()),
+    };
+    give().map_err(|source| FilesError::HandOver { path: path.to_owned(), source })
+}
+
+#[cfg(not(unix))]
+fn hand_over(_dir: &Path, _path: &Path) -> Result<(), FilesError> {
+    Ok(())
 }
 
 /// Number of the credential in force; `None` without a readable activation.
@@ -288,6 +322,7 @@ fn lock(dir: &Path) -> Result<File, FilesError> {
     let path = home(dir).join("lock");
     let opened = File::options().create(true).truncate(false).write(true).open(&path);
     let file = opened.map_err(|source| FilesError::Lock { path: path.clone(), source })?;
+    hand_over(dir, &path)?;
     file.try_lock().map_err(|source| FilesError::Locked { path, source })?;
     Ok(file)
 }
@@ -325,7 +360,7 @@ fn steps(dir: &Path, activation: &Activation, texts: &Texts<'_>) -> Result<Vec<S
 /// What the credential in force makes superfluous: older ones and the keys of unanswered claims.
 fn cleaning(dir: &Path, in_force: u64) -> Vec<Step> {
     let superfluous = |name: &&String| {
-        credential_number(name).is_some_and(|number| number != in_force) || name.starts_with(PENDING)
+        credential_number(name).is_some_and(|number| number != in_force) || name.starts_with(pending::PREFIX)
     };
     entries(dir).iter().filter(superfluous).map(|name| Step::Remove(home(dir).join(name))).collect()
 }
@@ -349,46 +384,9 @@ fn perform(step: &Step) -> Result<(), StoreError> {
     }
 }
 
-const PENDING: &str = "pending-";
+mod pending;
 
-/// The key of a claim without an answer.
-#[derive(Serialize, Deserialize)]
-struct Pending {
-    key: String,
-}
-
-/// One file for each claim, so that a mistyped code does not cost the key of the right one. The code is not in it.
-fn pending_file(dir: &Path, claim: &str) -> PathBuf {
-    let name = hex(&sha256(claim.as_bytes())[..8]);
-    home(dir).join(format!("{PENDING}{name}.json"))
-}
-
-/// The key for a claim, and whether it is new: the one that was sent with it before, else one that is kept before it
-/// is first used.
-pub(super) fn key_for_claim(
-    dir: &Path,
-    claim: &str,
-    make: impl FnOnce() -> Result<rcgen::KeyPair, rcgen::Error>,
-) -> Result<(rcgen::KeyPair, bool), FilesError> {
-    let path = pending_file(dir, claim);
-    if let store::Loaded::Found(pending) = store::load::<Pending>(&path)?
-        && let Ok(key) = rcgen::KeyPair::from_pem(&pending.key)
-    {
-        return Ok((key, false));
-    }
-    let key = make().map_err(FilesError::Key)?;
-    let pending = serde_json::to_vec(&Pending { key: key.serialize_pem() }).map_err(FilesError::Encode)?;
-    store::make_dir(&home(dir))?;
-    store::replace(&path, &pending, 0o600)?;
-    Ok((key, true))
-}
-
-/// Forgets the key of a claim that was refused for good, and the directory if that was all it held.
-pub(super) fn forget_claim(dir: &Path, claim: &str) -> Result<(), StoreError> {
-    store::remove(&pending_file(dir, claim))?;
-    store::remove_empty_dir(&home(dir));
-    Ok(())
-}
+pub(super) use pending::{forget_claim, key_for_claim};
 
 #[cfg(test)]
 mod tests;

@@ -2,6 +2,7 @@
 //! redirect followed unseen, answers bounded.
 
 use super::tls::{self, Roots, TlsError};
+use crate::net::{BodyError, read_limited};
 use reqwest::{Client, Url};
 use serde::Serialize;
 use std::net::IpAddr;
@@ -51,11 +52,14 @@ pub enum HttpError {
         #[source]
         source: reqwest::Error,
     },
-    /// More than any answer has.
-    #[error("the answer of {host} is larger than {MAX_ANSWER} bytes")]
-    TooLarge {
-        /// Whose.
+    /// The answer began, and was too long or broke off.
+    #[error("no whole answer from {host}")]
+    Unread {
+        /// From whom.
         host: String,
+        /// Why.
+        #[source]
+        source: BodyError,
     },
     /// The request has no text form.
     #[error("cannot write the request as JSON")]
@@ -106,13 +110,17 @@ pub(super) fn plain_client() -> Result<Client, HttpError> {
 }
 
 pub(super) fn client(tls: rustls::ClientConfig) -> Result<Client, HttpError> {
+    client_within(tls, DEADLINE)
+}
+
+fn client_within(tls: rustls::ClientConfig, deadline: Duration) -> Result<Client, HttpError> {
     Client::builder()
         .tls_backend_preconfigured(tls)
         .user_agent(concat!("samovar-agent/", env!("CARGO_PKG_VERSION")))
         .redirect(reqwest::redirect::Policy::none())
         .no_proxy()
         .connect_timeout(CONNECT)
-        .timeout(DEADLINE)
+        .timeout(deadline)
         // One request, one connection: a renewal must not ride on a session of the old certificate.
         .pool_max_idle_per_host(0)
         .build()
@@ -136,23 +144,13 @@ async fn send(request: reqwest::RequestBuilder, url: &Url) -> Result<Answer, Htt
         true => HttpError::NotConnected { host: host(), source: source.without_url() },
         false => HttpError::Lost { host: host(), source: source.without_url() },
     };
-    let mut response = request.send().await.map_err(failed)?;
+    let response = request.send().await.map_err(failed)?;
     let location =
         response.headers().get("Location").and_then(|value| value.to_str().ok()).map(str::to_owned);
-    let mut body = Vec::new();
-    while let Some(chunk) = response.chunk().await.map_err(failed)? {
-        if body.len() + chunk.len() > MAX_ANSWER {
-            return Err(HttpError::TooLarge { host: host() });
-        }
-        body.extend_from_slice(&chunk);
-    }
-    Ok(Answer { status: response.status().as_u16(), location, body })
-}
-
-/// An error and its causes in one line.
-pub(super) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let causes = std::iter::successors(Some(error), |error| error.source());
-    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+    let status = response.status().as_u16();
+    let body = read_limited(response, MAX_ANSWER, DEADLINE).await;
+    let body = body.map_err(|source| HttpError::Unread { host: host(), source })?;
+    Ok(Answer { status, location, body })
 }
 
 #[cfg(test)]
@@ -170,6 +168,16 @@ mod tests {
         for bad in ["", "a.example", "ftp://a.example", "mailto:x", "https://"] {
             assert!(matches!(server_url(bad), Err(UrlError::NotAUrl(_))), "{bad}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_server_that_never_answers_costs_a_bounded_wait_and_leaves_the_outcome_open() {
+        let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = server_url(&format!("http://{}", silent.local_addr().unwrap())).unwrap();
+        let tls = tls::client_config(&Roots::none(), None).unwrap();
+        let client = client_within(tls, Duration::from_millis(50)).unwrap();
+        let error = post(&client, url, &"x").await.unwrap_err();
+        assert!(matches!(error, HttpError::Lost { .. }), "{error:?}");
     }
 
     #[test]

@@ -5,12 +5,13 @@
 
 use super::certificate::Validity;
 use super::effective::{self, DeviceIdentity, LoadError, Loaded};
+use super::files;
 use super::renew::{self, Present};
 use super::renewal::{self, Attempts, Facts, Outlook, Trouble};
-use super::{files, http};
 use crate::clock;
 use crate::config::Config;
 use crate::heartbeat::Heartbeat;
+use crate::net::explain;
 use crate::status::Board;
 use rustls::ClientConfig;
 use samovar_wire::conditions::Condition;
@@ -171,7 +172,7 @@ impl Flow {
                 self.reload();
             }
             Err(error) => {
-                self.last_error = http::chain(&error);
+                self.last_error = explain(&error);
                 tracing::warn!(error = self.last_error, "the certificate was not renewed");
                 let left = renewal::left(facts.validity, facts.now);
                 self.attempts.failed(clock::mono(), left, fastrand::u16(..));
@@ -199,11 +200,28 @@ impl Flow {
                 self.loaded = loaded;
                 self.publish();
             }
-            // What was loaded before stays in force: a file may be half replaced at this moment.
+            // What was loaded before stays in force, and the next look tries again: a file may be half replaced at
+            // this moment, or still belong to whoever ran the command.
             Err(error) => {
-                self.last_error = http::chain(&error);
-                tracing::error!(error = self.last_error, "the identity on disk cannot be loaded");
+                self.stamp.clear();
+                let words = explain(&error);
+                if words != self.last_error {
+                    tracing::error!(error = words, "the identity on disk cannot be loaded");
+                    self.last_error = words;
+                }
             }
+        }
+    }
+
+    fn why_not_active(&self) -> Option<&'static str> {
+        let Loaded { identity, activation, credential, .. } = &self.loaded;
+        match (identity, activation, credential) {
+            (None, ..) => Some("no identity in the configuration or on disk"),
+            // It knows its name and cannot prove it.
+            (Some(_), Some(_), None) => {
+                Some("the certificate or its key is damaged: activate again with --replace")
+            }
+            _ => None,
         }
     }
 
@@ -212,12 +230,10 @@ impl Flow {
         if !set_aside.is_empty() {
             self.board.raise(Condition::FileSetAside, set_aside.join("; "));
         }
-        let nobody =
-            self.loaded.identity.is_none().then(|| "no identity in the configuration or on disk".to_owned());
-        self.board.set(Condition::NotActivated, nobody);
+        self.board.set(Condition::NotActivated, self.why_not_active().map(str::to_owned));
         let tls = self.loaded.client_config().map(Arc::new).inspect_err(|error| {
             tracing::error!(
-                error = http::chain(error),
+                error = explain(error),
                 "no TLS: only plain connections to this machine can work"
             );
         });

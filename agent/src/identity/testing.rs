@@ -123,6 +123,8 @@ pub(super) enum Manner {
     Elsewhere(String),
     /// Grants, and cuts the answer short.
     CutShort,
+    /// Grants, for another device.
+    OtherDevice,
     /// Certificate for another key.
     OtherKey,
     /// Certificate for another device.
@@ -157,6 +159,8 @@ pub(super) struct Heard {
 /// The fleet.
 pub(super) struct Fleet {
     pub url: String,
+    /// The same without TLS.
+    pub plain_url: String,
     pub ca_file: PathBuf,
     inner: Arc<Inner>,
     _dir: tempfile::TempDir,
@@ -187,7 +191,11 @@ impl Fleet {
             heard: Mutex::default(),
         });
         tokio::spawn(serve(listener, tls, Arc::clone(&inner)));
-        Self { url, ca_file, inner, _dir: dir }
+        let plain = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let plain_url = format!("http://{}", plain.local_addr().unwrap());
+        let router = router(Arc::clone(&inner)).layer(Extension(Peer(None)));
+        tokio::spawn(axum::serve(plain, router).into_future());
+        Self { url, plain_url, ca_file, inner, _dir: dir }
     }
 
     /// From now on it answers in this manner.
@@ -216,9 +224,13 @@ pub(super) async fn nobody() -> SocketAddr {
 #[derive(Clone)]
 struct Peer(Option<String>);
 
+fn router(inner: Arc<Inner>) -> Router {
+    Router::new().fallback(answer).with_state(inner)
+}
+
 async fn serve(listener: TcpListener, tls: Arc<rustls::ServerConfig>, inner: Arc<Inner>) {
     let acceptor = tokio_rustls::TlsAcceptor::from(tls);
-    let router = Router::new().fallback(answer).with_state(inner);
+    let router = router(inner);
     while let Ok((stream, _)) = listener.accept().await {
         tokio::spawn(connection(stream, acceptor.clone(), router.clone()));
     }
@@ -287,7 +299,9 @@ impl Inner {
         let mut answer = serde_json::to_value(ClaimAnswer {
             certificate: self.certificate(&claim.csr, manner),
             ca: self.ca(manner),
-            device: "POS-US-0001".parse().unwrap(),
+            device: if *manner == Manner::OtherDevice { "POS-US-9999" } else { "POS-US-0001" }
+                .parse()
+                .unwrap(),
             store: "US-0001".parse().unwrap(),
             country: "US".parse().unwrap(),
             class: "pos".parse().unwrap(),
@@ -307,7 +321,8 @@ impl Inner {
     }
 
     fn certificate(&self, csr: &str, manner: &Manner) -> String {
-        let name = if *manner == Manner::OtherName { "POS-US-9999" } else { "POS-US-0001" };
+        let other = matches!(manner, Manner::OtherName | Manner::OtherDevice);
+        let name = if other { "POS-US-9999" } else { "POS-US-0001" };
         match manner {
             Manner::OtherKey => self.authority.sign_device(&KeyPair::generate().unwrap(), name, MONTHS),
             Manner::ForeignAuthority | Manner::UnacceptedAuthority => self.foreign.device(csr, name, MONTHS),

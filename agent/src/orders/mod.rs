@@ -21,6 +21,7 @@
 //! (pure) reads an origin's answer, `origin` sends, `run` is the loop between them, `intake` is the local API.
 
 pub mod backoff;
+pub mod conditions;
 pub mod dispatcher;
 pub mod intake;
 pub mod ledger;

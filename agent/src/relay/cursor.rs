@@ -7,6 +7,9 @@
 //!       │◄── rewind: after a reconnect, or when the timer says so
 //! ```
 //!
+//! The fleet acknowledges without gaps: when something was lost between the broker and the fleet, it repeats the number
+//! it has reached, and that rewinds too.
+//!
 //! A site without a fleet has nobody who acknowledges. There, repeats become rare: after three reconnects without any
 //! acknowledgement only the timer rewinds, and it doubles.
 
@@ -17,6 +20,9 @@ use std::time::Duration;
 /// Reconnects that rewind although nothing was acknowledged since the last one.
 const FREE_REWINDS: u32 = 3;
 
+/// Least time between two rewinds because the fleet misses something.
+const MISSED_PACE: Duration = Duration::from_secs(5);
+
 /// The place in one stream.
 #[derive(Debug)]
 pub(super) struct Cursor {
@@ -26,11 +32,22 @@ pub(super) struct Cursor {
     rewinds: u32,
     resend_at: Option<Mono>,
     resend_after: Duration,
+    missed_at: Option<Mono>,
+    missed_from: Mono,
 }
 
 impl Cursor {
     pub(super) fn new(pace: &Pace) -> Self {
-        Self { acked: 0, cursor: 0, last: 0, rewinds: 0, resend_at: None, resend_after: pace.resend }
+        Self {
+            acked: 0,
+            cursor: 0,
+            last: 0,
+            rewinds: 0,
+            resend_at: None,
+            resend_after: pace.resend,
+            missed_at: None,
+            missed_from: Mono::default(),
+        }
     }
 
     /// The highest number given so far. A lower one than before means that the file was replaced.
@@ -55,14 +72,18 @@ impl Cursor {
         self.last
     }
 
-    /// There was nothing up to this number.
+    /// There is nothing up to this number: where nothing waited before it, nothing waits now.
     pub(super) fn skip(&mut self, up_to: u64) {
+        if self.cursor == self.acked {
+            self.acked = self.acked.max(up_to);
+        }
         self.cursor = self.cursor.max(up_to);
     }
 
-    /// Everything up to this number is handed to the connection.
-    pub(super) fn sent(&mut self, up_to: u64, now: Mono) {
-        self.skip(up_to);
+    /// Events from `first` to `last` are handed to the connection.
+    pub(super) fn sent(&mut self, first: u64, last: u64, now: Mono) {
+        self.skip(first.saturating_sub(1));
+        self.cursor = self.cursor.max(last);
         self.resend_at.get_or_insert(now.plus(self.resend_after));
     }
 
@@ -81,32 +102,41 @@ impl Cursor {
 
     /// The fleet has everything up to this number; whether that is news. A number that was never given is refused.
     pub(super) fn acknowledged(&mut self, up_to: u64, pace: &Pace, now: Mono) -> bool {
+        if up_to == self.acked && self.acked < self.cursor {
+            self.missed_at.get_or_insert(self.missed_from.max(now));
+        }
         if up_to > self.last || up_to <= self.acked {
             return false;
         }
         self.acked = up_to;
-        self.skip(up_to);
+        self.cursor = self.cursor.max(up_to);
         self.rewinds = 0;
+        self.missed_at = None;
         self.resend_after = pace.resend;
         self.resend_at = (self.acked < self.cursor).then(|| now.plus(self.resend_after));
         true
     }
 
-    /// Rewinds when nobody has acknowledged for too long.
+    /// Rewinds when the fleet misses something, and when nobody has acknowledged for too long.
     pub(super) fn tick(&mut self, pace: &Pace, now: Mono) {
+        if self.missed_at.is_some_and(|at| at <= now) {
+            self.missed_from = now.plus(MISSED_PACE);
+            self.rewind();
+        }
         if self.resend_at.is_some_and(|at| at <= now) {
             self.resend_after = self.resend_after.saturating_mul(2).min(pace.resend_max);
             self.rewind();
         }
     }
 
-    pub(super) const fn wake_at(&self) -> Option<Mono> {
-        self.resend_at
+    pub(super) fn wake_at(&self) -> Option<Mono> {
+        self.resend_at.into_iter().chain(self.missed_at).min()
     }
 
     fn rewind(&mut self) {
         self.cursor = self.acked;
         self.resend_at = None;
+        self.missed_at = None;
     }
 }
 
@@ -123,7 +153,7 @@ mod tests {
     fn sent(up_to: u64) -> Cursor {
         let mut cursor = Cursor::new(&PACE());
         cursor.known(up_to);
-        cursor.sent(up_to, at(0));
+        cursor.sent(1, up_to, at(0));
         cursor
     }
 
@@ -146,7 +176,7 @@ mod tests {
             cursor.tick(&PACE(), at(now));
             if cursor.read_after().is_some() {
                 repeats += 1;
-                cursor.sent(10, at(now));
+                cursor.sent(1, 10, at(now));
             }
         }
         assert!((8..=16).contains(&repeats), "{repeats} repeats in a day of a reconnect every minute");
@@ -159,7 +189,7 @@ mod tests {
         assert_eq!(cursor.read_after(), None);
         cursor.tick(&PACE(), at(300));
         assert_eq!(cursor.read_after(), Some(0));
-        cursor.sent(10, at(300));
+        cursor.sent(1, 10, at(300));
         assert_eq!(cursor.wake_at(), Some(at(900)));
     }
 
@@ -168,7 +198,7 @@ mod tests {
         let mut cursor = sent(10);
         for _ in 0..5 {
             cursor.connected();
-            cursor.sent(10, at(0));
+            cursor.sent(1, 10, at(0));
         }
         cursor.lost(7);
         cursor.connected();
@@ -182,6 +212,24 @@ mod tests {
         assert!(cursor.acknowledged(10, &PACE(), at(1)));
         assert!(!cursor.acknowledged(10, &PACE(), at(1)));
         assert_eq!((cursor.read_after(), cursor.wake_at()), (None, None));
+    }
+
+    #[test]
+    fn a_fleet_that_repeats_its_number_misses_something_and_gets_it_again_at_a_measured_pace() {
+        let mut cursor = sent(10);
+        assert!(cursor.acknowledged(4, &PACE(), at(1)));
+        let mut repeats = Vec::new();
+        for second in 2..=12 {
+            assert!(!cursor.acknowledged(4, &PACE(), at(second)));
+            cursor.tick(&PACE(), at(second));
+            if cursor.read_after() == Some(4) {
+                repeats.push(second);
+                cursor.sent(1, 10, at(second));
+            }
+        }
+        assert_eq!(repeats, [2, 7, 12]);
+        assert!(!cursor.acknowledged(3, &PACE(), at(60)));
+        assert_eq!(cursor.wake_at(), Some(at(312)), "an older number means nothing");
     }
 
     #[test]

@@ -18,8 +18,8 @@ use super::settings::{RelaySettings, Scheme};
 use bytes::Bytes;
 use rumqttc::v5::mqttbytes::QoS;
 use rumqttc::v5::mqttbytes::v5::{
-    ConnAck, ConnectProperties, ConnectReturnCode, Filter, LastWill, Packet, PubAckReason, Publish, Subscribe,
-    SubscribeReasonCode,
+    ConnAck, ConnectProperties, ConnectReturnCode, Filter, LastWill, Packet, PubAckReason, Publish,
+    Subscribe, SubscribeReasonCode,
 };
 use rumqttc::v5::{AsyncClient, ConnectionError, Event, EventLoop, MqttOptions, Request, StateError};
 use rumqttc::{Outgoing, TlsConfiguration, Transport};
@@ -194,7 +194,13 @@ impl Link {
     }
 
     /// Hands a publish over. Never waits.
-    pub(super) fn submit(&self, topic: &str, qos: QoS, retain: bool, payload: Bytes) -> Result<(), SubmitError> {
+    pub(super) fn submit(
+        &self,
+        topic: &str,
+        qos: QoS,
+        retain: bool,
+        payload: Bytes,
+    ) -> Result<(), SubmitError> {
         // The packet ID is not there yet and takes two bytes more.
         let bytes = Publish::new(topic, qos, payload.clone(), None).size() + 2;
         if bytes > self.max_packet {
@@ -235,7 +241,8 @@ fn keep_alive(settings: &RelaySettings) -> Duration {
 
 fn options(settings: &RelaySettings, with: &ConnectWith) -> Result<MqttOptions, LinkError> {
     let url = &settings.url;
-    let host = if matches!(url.scheme, Scheme::Ws | Scheme::Wss) { url.to_string() } else { url.host.clone() };
+    let host =
+        if matches!(url.scheme, Scheme::Ws | Scheme::Wss) { url.to_string() } else { url.host.clone() };
     let mut options = MqttOptions::new(settings.device.as_str(), host, url.port);
     options.set_transport(transport(url.scheme, with.tls.clone())?);
     options.set_keep_alive(keep_alive(settings));
@@ -337,7 +344,8 @@ impl Poller {
         if self.window == 0 {
             return Err(LinkError::NoWindow);
         }
-        let broker_limit = properties.and_then(|p| p.max_packet_size).and_then(|max| usize::try_from(max).ok());
+        let broker_limit =
+            properties.and_then(|p| p.max_packet_size).and_then(|max| usize::try_from(max).ok());
         let max_packet = broker_limit.unwrap_or(MAX_PACKET_BYTES).min(MAX_PACKET_BYTES);
         if self.event_loop.options.keep_alive().is_zero() {
             // The broker gave up on keep-alive; the library would send pings without a pause.
@@ -390,7 +398,8 @@ fn translate(event: Event) -> Option<LinkEvent> {
             refusal => Err(format!("{refusal:?}")),
         })),
         Packet::SubAck(ack) => {
-            let refusal = ack.return_codes.iter().find(|code| !matches!(code, SubscribeReasonCode::Success(_)));
+            let refusal =
+                ack.return_codes.iter().find(|code| !matches!(code, SubscribeReasonCode::Success(_)));
             Some(LinkEvent::Subscribed(refusal.map_or(Ok(()), |code| Err(format!("{code:?}")))))
         }
         Packet::Publish(publish) => Some(LinkEvent::Received(publish)),

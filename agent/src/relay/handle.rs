@@ -151,7 +151,8 @@ impl RelayHandle {
     /// # Errors
     /// When it is too large or too many wait.
     pub fn reply(&self, data: &impl Serialize) -> Result<(), ReplyError> {
-        let data = serde_json::value::to_raw_value(data).map_err(|error| ReplyError::NotJson(error.to_string()))?;
+        let data =
+            serde_json::value::to_raw_value(data).map_err(|error| ReplyError::NotJson(error.to_string()))?;
         if data.get().len() > REPLY_MAX_BYTES {
             return Err(ReplyError::TooLarge(data.get().len()));
         }

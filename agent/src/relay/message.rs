@@ -89,7 +89,12 @@ impl Envelopes {
         self.wrap(Channel::Online, at, &Online { online: false, epoch: self.epoch, birth: None })
     }
 
-    pub(super) fn birth(&mut self, at: Timestamp, facts: &BirthFacts, nonce: &str) -> serde_json::Result<Vec<u8>> {
+    pub(super) fn birth(
+        &mut self,
+        at: Timestamp,
+        facts: &BirthFacts,
+        nonce: &str,
+    ) -> serde_json::Result<Vec<u8>> {
         let birth = Birth {
             boot_id: facts.boot_id.clone(),
             version: facts.version.clone(),
@@ -109,16 +114,30 @@ impl Envelopes {
         self.wrap(Channel::State, at, &StateReport { sha256: &state.sha256, state: None })
     }
 
-    pub(super) fn metrics(&mut self, at: Timestamp, metrics: BTreeMap<String, f64>) -> serde_json::Result<Vec<u8>> {
+    pub(super) fn metrics(
+        &mut self,
+        at: Timestamp,
+        metrics: BTreeMap<String, f64>,
+    ) -> serde_json::Result<Vec<u8>> {
         self.wrap(Channel::Metrics, at, &Metrics { metrics })
     }
 
     /// A message whose `data` is JSON text already.
-    pub(super) fn raw(&mut self, channel: Channel, at: Timestamp, data: &RawValue) -> serde_json::Result<Vec<u8>> {
+    pub(super) fn raw(
+        &mut self,
+        channel: Channel,
+        at: Timestamp,
+        data: &RawValue,
+    ) -> serde_json::Result<Vec<u8>> {
         self.wrap(channel, at, data)
     }
 
-    fn wrap<T: Serialize + ?Sized>(&mut self, channel: Channel, at: Timestamp, data: &T) -> serde_json::Result<Vec<u8>> {
+    fn wrap<T: Serialize + ?Sized>(
+        &mut self,
+        channel: Channel,
+        at: Timestamp,
+        data: &T,
+    ) -> serde_json::Result<Vec<u8>> {
         self.seq += 1;
         self.write(self.seq, channel, at, data)
     }
@@ -173,7 +192,8 @@ mod tests {
         assert!(text.contains(state().json().get()));
         let read: Envelope<WireStateReport> = serde_json::from_str(&text).unwrap();
         assert_eq!(read.data.sha256, state().sha256());
-        let beat: Envelope<WireStateReport> = serde_json::from_slice(&envelopes.beat(at, &state()).unwrap()).unwrap();
+        let beat: Envelope<WireStateReport> =
+            serde_json::from_slice(&envelopes.beat(at, &state()).unwrap()).unwrap();
         assert_eq!((beat.data.sha256.as_str(), beat.data.state), (state().sha256(), None));
     }
 }

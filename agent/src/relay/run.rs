@@ -194,7 +194,9 @@ impl Shell {
             Message::Beat(state) => (Channel::State, false, envelopes.beat(at, &state)),
             Message::Metrics => (Channel::Metrics, false, envelopes.metrics(at, (self.metrics)())),
             Message::Reply(data) => (Channel::Reply, false, envelopes.raw(Channel::Reply, at, &data)),
-            Message::Events(batch) => (Channel::Events, false, envelopes.raw(Channel::Events, at, &batch.data)),
+            Message::Events(batch) => {
+                (Channel::Events, false, envelopes.raw(Channel::Events, at, &batch.data))
+            }
         };
         let qos = if is_metrics { QoS::AtMostOnce } else { QoS::AtLeastOnce };
         let topic = self.topic(channel);
@@ -308,7 +310,8 @@ impl Shell {
 
     fn topic(&self, channel: Channel) -> String {
         let settings = &self.settings;
-        Topic { environment: settings.environment.clone(), device: settings.device.clone(), channel }.to_string()
+        Topic { environment: settings.environment.clone(), device: settings.device.clone(), channel }
+            .to_string()
     }
 
     fn filter(&self) -> String {

@@ -144,7 +144,14 @@ impl Session {
     // What has happened.
 
     /// The broker took us. `requeued` publishes of an earlier connection are on their way again.
-    pub(super) fn connected(&mut self, window: u16, max_packet: usize, requeued: usize, subscribing: bool, now: Mono) {
+    pub(super) fn connected(
+        &mut self,
+        window: u16,
+        max_packet: usize,
+        requeued: usize,
+        subscribing: bool,
+        now: Mono,
+    ) {
         if self.phase != Phase::Connecting {
             return;
         }
@@ -341,7 +348,8 @@ impl Session {
                 let room = self.in_flight.len() < self.window;
                 let ours = [self.state_at(), self.beat_at()].into_iter().filter(|_| room);
                 let read = Some(self.read_from).filter(|_| self.reading.is_none() && self.unread().is_some());
-                let timers = [self.subscribe_at, Some(self.metrics_at), read.filter(|_| self.has_room_for_events())];
+                let timers =
+                    [self.subscribe_at, Some(self.metrics_at), read.filter(|_| self.has_room_for_events())];
                 timers.into_iter().chain(ours).chain(self.cursors.iter().map(Cursor::wake_at)).flatten().min()
             }
         }
@@ -401,11 +409,11 @@ impl Session {
             return None;
         }
         if let Some(batch) = self.batch.take()
-            && let Some((_, up_to)) = batch.span
+            && let Some((first, last)) = batch.span
         {
             let cursor = &mut self.cursors[batch.stream.index()];
             let sent = InFlight::Events { stream: batch.stream, after: cursor.at() };
-            cursor.sent(up_to, now);
+            cursor.sent(first, last, now);
             return Some(self.publish(sent, Message::Events(batch)));
         }
         if self.reading.is_some() || now < self.read_from {

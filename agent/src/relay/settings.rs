@@ -88,7 +88,8 @@ impl FromStr for BrokerUrl {
 
     fn from_str(text: &str) -> Result<Self, InvalidBrokerUrl> {
         let invalid = |rule| InvalidBrokerUrl { text: text.to_owned(), rule };
-        let uri: http::Uri = text.parse().map_err(|_| invalid("write it like mqtts://broker.example:8883"))?;
+        let uri: http::Uri =
+            text.parse().map_err(|_| invalid("write it like mqtts://broker.example:8883"))?;
         let scheme = match uri.scheme_str() {
             Some("mqtt") => Scheme::Mqtt,
             Some("mqtts") => Scheme::Mqtts,
@@ -103,7 +104,9 @@ impl FromStr for BrokerUrl {
         let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
         let port = match authority.as_str().strip_prefix(authority.host()) {
             Some("") | None => scheme.default_port(),
-            Some(_) => authority.port_u16().filter(|port| *port > 0).ok_or_else(|| invalid("its port is not one"))?,
+            Some(_) => {
+                authority.port_u16().filter(|port| *port > 0).ok_or_else(|| invalid("its port is not one"))?
+            }
         };
         let path = uri.path_and_query().map_or("", |path| path.as_str());
         let path = match (scheme, path) {
@@ -225,7 +228,16 @@ mod tests {
 
     #[test]
     fn what_is_not_an_address_is_refused_with_a_rule() {
-        for bad in ["", "127.0.0.1:1883", "http://x", "mqtt://", "mqtt://u:p@x", "mqtt://x/y", "mqtt://x:99999", "mqtt://x:0"] {
+        for bad in [
+            "",
+            "127.0.0.1:1883",
+            "http://x",
+            "mqtt://",
+            "mqtt://u:p@x",
+            "mqtt://x/y",
+            "mqtt://x:99999",
+            "mqtt://x:0",
+        ] {
             assert!(bad.parse::<BrokerUrl>().is_err(), "{bad}");
         }
     }

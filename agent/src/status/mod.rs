@@ -6,5 +6,7 @@
 //! ```
 
 pub mod board;
+pub mod metrics;
+pub mod report;
 
 pub use board::Board;

@@ -184,7 +184,7 @@ async fn answer(app: &App, activated: Activated) -> Result<ClaimAnswer, Failure>
         environment: app.config.server.environment.clone(),
         trusted_keys: routes::trusted_keys(app),
         route_table,
-        fleet_url: format!("https://{}:{}", app.config.server.public_host, app.public_port()),
+        fleet_url: app.device_url(),
         mqtt_url: app.addresses.mqtt_for_devices.clone(),
         commands_keys: app.keys.commands_keys(),
     })

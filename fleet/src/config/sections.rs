@@ -207,6 +207,8 @@ pub struct Intake {
     pub max_body_bytes: usize,
     /// The largest number of orders in one batch.
     pub max_orders: usize,
+    /// Memory for bodies being received; a batch waits for its part, up to the request time-out.
+    pub memory_bytes: usize,
     /// Batches worked on at once; more wait, up to the request time-out.
     pub in_flight: usize,
     /// Batches of one device at once; more are answered 429.
@@ -224,6 +226,7 @@ impl Default for Intake {
             tokens: Vec::new(),
             max_body_bytes: 8 * 1024 * 1024,
             max_orders: 1000,
+            memory_bytes: 256 * 1024 * 1024,
             in_flight: 64,
             in_flight_per_device: 64,
             keep_bodies_days: 0,
@@ -249,6 +252,9 @@ impl Intake {
             || self.in_flight_per_device == 0
         {
             return Err(value("intake", "limits must be greater than 0"));
+        }
+        if self.memory_bytes < self.max_body_bytes || self.memory_bytes > 1 << 40 {
+            return Err(value("intake.memory_bytes", "at least max_body_bytes, and at most 1 TiB"));
         }
         if self.tokens.iter().any(|token| token.len() < 16) {
             return Err(value("intake.tokens", "16 characters or more each"));
@@ -314,5 +320,5 @@ impl Default for Log {
 }
 
 fn value(key: &'static str, message: &str) -> ConfigError {
-    ConfigError::Value { key, message: format!("{message}") }
+    ConfigError::Value { key, message: message.to_owned() }
 }

@@ -56,8 +56,10 @@ async fn batch(
             return Err(refused);
         }
     };
+    let room = app.intake.room(body::expected(&headers, app.config.intake.max_body_bytes)).await;
+    let _room = room.map_err(|closed| Failure::unavailable(&closed))?;
     let body = read(&app, &headers, body).await?;
-    // Held while the body is parsed and recorded: this bounds memory and the queue of writers.
+    // Held while the body is decoded, parsed and recorded: this bounds memory and the queue of writers.
     let _turn = app.intake.turns.acquire().await.map_err(|closed| Failure::unavailable(&closed))?;
     let batch = parse(&app, &headers, body).await?;
     let now = clock::now();
@@ -191,7 +193,10 @@ async fn parse(app: &App, headers: &HeaderMap, body: Bytes) -> Result<Batch, Fai
         let encoding = encoding.to_owned();
         let body = body.clone();
         let decoding = tokio::task::spawn_blocking(move || decode(&encoding, &body, limit));
-        decoding.await.map_err(|error| Failure::unavailable(&error))?.map_err(decode_failure)?
+        decoding
+            .await
+            .map_err(|error| Failure::unavailable(&error))?
+            .map_err(|error| decode_failure(&error))?
     };
     let bytes = decoded.as_deref().unwrap_or(&body);
     let batch: Batch =
@@ -206,8 +211,8 @@ async fn parse(app: &App, headers: &HeaderMap, body: Bytes) -> Result<Batch, Fai
     Ok(batch)
 }
 
-fn decode_failure(error: DecodeError) -> Failure {
-    let (status, slug) = match &error {
+fn decode_failure(error: &DecodeError) -> Failure {
+    let (status, slug) = match error {
         DecodeError::Unknown(_) => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported"),
         DecodeError::TooLarge(_) => (StatusCode::PAYLOAD_TOO_LARGE, "too-large"),
         DecodeError::Broken(_) => (StatusCode::BAD_REQUEST, "malformed"),

@@ -24,14 +24,18 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use samovar_wire::DeviceId;
-use tokio::sync::Semaphore;
+use tokio::sync::{AcquireError, Semaphore, SemaphorePermit};
 
 use crate::config;
+
+const KIB: usize = 1024;
 
 /// The limits of the intake: how much is worked on at once, in all and for one device.
 #[derive(Debug)]
 pub struct Intake {
     turns: Semaphore,
+    /// In KiB.
+    memory: Semaphore,
     per_device: usize,
     open: Arc<Mutex<HashMap<DeviceId, usize>>>,
 }
@@ -42,9 +46,15 @@ impl Intake {
     pub fn new(limits: &config::Intake) -> Self {
         Self {
             turns: Semaphore::new(limits.in_flight),
+            memory: Semaphore::new(limits.memory_bytes / KIB),
             per_device: limits.in_flight_per_device,
             open: Arc::new(Mutex::new(HashMap::new())),
         }
+    }
+
+    /// Waits for the memory that a body will take; given back when dropped.
+    async fn room(&self, bytes: usize) -> Result<SemaphorePermit<'_>, AcquireError> {
+        self.memory.acquire_many(u32::try_from(bytes.div_ceil(KIB)).unwrap_or(u32::MAX)).await
     }
 
     /// Takes one of the device's places; `None` when it has used all of them.

@@ -141,7 +141,7 @@ impl Authority {
         params.serial_number = Some(number);
         params.not_before = to_offset(earlier(now, BACKDATED));
         params.not_after = to_offset(not_after);
-        let pem = request.sign(params, &self.issuer).map_err(PkiError::Issue)?;
+        let pem = request.sign(&params, &self.issuer).map_err(PkiError::Issue)?;
         Ok(Issued { serial, pem, not_after })
     }
 

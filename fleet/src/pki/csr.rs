@@ -44,7 +44,7 @@ impl Request {
 
     pub(super) fn sign(
         &self,
-        params: CertificateParams,
+        params: &CertificateParams,
         issuer: &Issuer<'_, KeyPair>,
     ) -> Result<String, rcgen::Error> {
         params.signed_by(&self.inner.public_key, issuer).map(|certificate| certificate.pem())

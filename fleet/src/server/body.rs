@@ -26,13 +26,22 @@ pub enum BodyError {
     Broken,
 }
 
+/// How much memory a body will take: what is announced, else the limit.
+#[must_use]
+pub fn expected(headers: &HeaderMap, limit: usize) -> usize {
+    announced(headers).map_or(limit, |length| length.min(limit))
+}
+
+fn announced(headers: &HeaderMap) -> Option<usize> {
+    headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
 /// Reads a whole body of at most `limit` bytes.
 ///
 /// # Errors
 /// [`BodyError`].
 pub async fn read(headers: &HeaderMap, body: Body, limit: usize) -> Result<Bytes, BodyError> {
-    let announced =
-        headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
+    let announced = announced(headers);
     if announced.is_some_and(|length| length > limit) {
         throw_away(body).await;
         return Err(BodyError::TooLarge(limit));

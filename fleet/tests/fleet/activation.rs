@@ -22,6 +22,7 @@ async fn a_newcomer_can_serve_add_a_store_claim_activate_and_order() {
         let told: ClaimAnswer = serde_json::from_value(answer.body.clone()).unwrap();
         assert_eq!((told.device.as_str(), told.store.as_str()), ("POS-US-0001", "US-0001"));
         assert_eq!((told.country.as_str(), told.class.as_str(), told.mqtt_url.as_str()), ("US", "pos", ""));
+        assert_eq!(told.fleet_url, fleet.https());
         assert_eq!(told.commands_keys.len(), 4, "one key for each role that may command");
         let now = Some(samovar_fleet::clock::now());
         let accepted =

@@ -3,6 +3,13 @@
 //! Every story is told on SQLite, and on PostgreSQL as well when `SAMOVAR_TEST_POSTGRES` names a server
 //! (`postgres://user:password@host/database`, whose user may create databases).
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::disallowed_methods,
+    reason = "a test fails by panicking, and waits in real time"
+)]
+
 mod activation;
 mod api;
 #[cfg(feature = "embedded-broker")]

@@ -1,5 +1,6 @@
 use super::*;
-use crate::identity::testing::{Fleet, Manner, files_below, nobody};
+use crate::identity::http::HttpError;
+use crate::identity::testing::{Fleet, Manner, files_below, nobody, until};
 use samovar_wire::dsse::Envelope;
 use std::path::PathBuf;
 use tempfile::TempDir;
@@ -182,11 +183,23 @@ async fn what_is_no_fleet_is_told_apart_from_a_refusal() {
 }
 
 #[tokio::test]
+async fn a_fleet_on_this_machine_may_do_without_tls() {
+    let fleet = Fleet::start().await;
+    let device = Device::of(&fleet);
+    let request = Request { ca: None, ..device.request(&fleet.plain_url, CLAIM) };
+    assert_eq!(activate(&request).await.unwrap().fleet_url, fleet.plain_url);
+}
+
+#[tokio::test]
 async fn only_named_authorities_are_believed() {
     let (fleet, stranger) = (Fleet::start().await, Fleet::start().await);
     let device = Device::of(&stranger);
     let error = device.activate(&fleet.url, CLAIM).await.unwrap_err();
-    assert!(http::chain(&error).contains("invalid peer certificate"), "{}", http::chain(&error));
+    assert!(
+        crate::net::explain(&error).contains("invalid peer certificate"),
+        "{}",
+        crate::net::explain(&error)
+    );
     assert_eq!(error.advice(), words::LINE);
     assert!(!device.data.exists(), "{:?}", device.kept());
     fleet.heard(|heard| assert!(heard.claimed.is_empty()));
@@ -232,6 +245,34 @@ async fn an_identity_is_replaced_only_on_demand_and_never_while_orders_wait() {
     fleet.answers(Manner::Honest);
     activate(&Request { pending: 0, ..again }).await.unwrap();
     assert_eq!(device.kept().len(), 5, "{:?}", device.kept());
+}
+
+#[tokio::test]
+async fn a_device_whose_certificate_is_lost_or_over_is_activated_again_with_its_waiting_orders_but_as_no_other()
+ {
+    let fleet = Fleet::start().await;
+    for lost in [true, false] {
+        let device = Device::of(&fleet);
+        fleet.answers(if lost { Manner::Honest } else { Manner::NearEnd(1) });
+        device.activate(&fleet.url, CLAIM).await.unwrap();
+        if lost {
+            store::replace(&device.data.join("identity/credential-1/device.key"), b"", 0o600).unwrap();
+        } else {
+            until("the certificate has ended", || !still_valid(&device.data)).await;
+        }
+        let again = Request { replace: true, pending: 3, ..device.request(&fleet.url, OTHER_CLAIM) };
+        fleet.answers(Manner::OtherDevice);
+        let error = activate(&again).await.unwrap_err();
+        assert!(matches!(error, ActivateError::OtherDevice { .. }), "{error}");
+        fleet.answers(Manner::Honest);
+        activate(&again).await.unwrap();
+        assert!(still_valid(&device.data));
+    }
+}
+
+fn still_valid(data: &Path) -> bool {
+    let loaded = crate::identity::load(data, &crate::config::Config::default()).unwrap();
+    loaded.credential.is_some_and(|own| own.validity().not_after > clock::wall())
 }
 
 #[tokio::test]

@@ -10,6 +10,10 @@ pub(super) const WAIT_FOR_ORDERS: Words = Words {
     en: "Restore the line and let the orders arrive first; they belong to the present identity.",
     zh: "请先恢复网络并等待订单送达；这些订单属于当前身份。",
 };
+pub(super) const SAME_DEVICE: Words = Words {
+    en: "Ask the operator for a claim code for the same device and store.",
+    zh: "请向运营人员索取同一设备、同一门店的激活码。",
+};
 pub(super) const CODE: Words = Words {
     en: "Copy the code exactly as the operator gave it.",
     zh: "请按运营人员提供的激活码原样输入。",

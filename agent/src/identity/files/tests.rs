@@ -1,3 +1,4 @@
+use super::pending::pending_file;
 use super::*;
 use crate::identity::testing::{Authority, MONTHS, files_below};
 
@@ -210,4 +211,27 @@ fn each_claim_has_a_key_of_its_own_until_it_is_forgotten() {
     assert_eq!(ask("USW-1"), (first.clone(), false));
     forget_claim(dir.path(), "USW-1").unwrap();
     assert_ne!(ask("USW-1").0, first);
+}
+
+#[cfg(unix)]
+#[test]
+fn what_root_writes_belongs_to_the_owner_of_the_data_directory() {
+    use std::os::unix::fs::{MetadataExt, chown};
+    let dir = tempfile::tempdir().unwrap();
+    let somebody = (65_534, 65_534);
+    if chown(dir.path(), Some(somebody.0), Some(somebody.1)).is_err() {
+        // Only root can give anything away; whoever else runs this writes as the agent would.
+        return;
+    }
+    let pair = texts(&Authority::new("ca"));
+    let owner = |path: &Path| fs::metadata(path).map(|found| (found.uid(), found.gid())).unwrap();
+    key_for_claim(dir.path(), "USW-1", rcgen::KeyPair::generate).unwrap();
+    assert_eq!(owner(&pending_file(dir.path(), "USW-1")), somebody);
+    commit(dir.path(), &activation("POS-US-0001"), &with_table(&pair, "{}"), Replaces::Nothing).unwrap();
+    for path in files_below(dir.path()).iter().map(|name| dir.path().join(name)) {
+        assert_eq!(owner(&path), somebody, "{}", path.display());
+    }
+    for path in [home(dir.path()), credential_dir(dir.path(), 1), home(dir.path()).join("lock")] {
+        assert_eq!(owner(&path), somebody, "{}", path.display());
+    }
 }

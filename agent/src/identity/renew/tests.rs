@@ -46,7 +46,7 @@ async fn a_certificate_that_does_not_connect_is_dropped_and_the_old_one_stays() 
     let before = (shown(&dir), files_below(dir.path()));
     fleet.answers(Manner::UnacceptedAuthority);
     let error = renew(present(&dir)).await.unwrap_err();
-    assert!(matches!(error, RenewError::DoesNotConnect(_)), "{}", http::chain(&error));
+    assert!(matches!(error, RenewError::DoesNotConnect(_)), "{}", crate::net::explain(&error));
     assert_eq!((shown(&dir), files_below(dir.path())), before);
     // The old one still works.
     fleet.answers(Manner::Honest);

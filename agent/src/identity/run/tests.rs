@@ -101,3 +101,14 @@ async fn a_damaged_activation_is_told_and_the_agent_goes_on() {
     assert!(running.holds(Condition::FileSetAside) && running.holds(Condition::NotActivated));
     running.stop().await;
 }
+
+#[tokio::test]
+async fn a_device_that_lost_its_key_keeps_its_name_and_asks_to_be_activated_again() {
+    let (fleet, dir) = (Fleet::start().await, tempfile::tempdir().unwrap());
+    activate_in(&dir, &fleet).await;
+    std::fs::write(dir.path().join("identity/credential-1/device.key"), b"").unwrap();
+    let running = Running::start(&dir);
+    assert_eq!(running.identity.current().unwrap().device.as_str(), "POS-US-0001");
+    assert!(running.holds(Condition::FileSetAside) && running.holds(Condition::NotActivated));
+    running.stop().await;
+}

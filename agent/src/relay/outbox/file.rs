@@ -64,7 +64,7 @@ impl OutboxFile {
         connection.pragma_update(None, "synchronous", "NORMAL")?;
         connection.pragma_update(None, "temp_store", "MEMORY")?;
         connection.pragma_update(None, "journal_size_limit", 4 * 1024 * 1024)?;
-        let check: String = connection.pragma_query_value(None, "quick_check(1)", |row| row.get(0))?;
+        let check: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
         if check != "ok" {
             return Err(corrupt(check));
         }
@@ -86,7 +86,8 @@ impl OutboxFile {
     /// Events and bytes in the file.
     pub(super) fn size(&self) -> Result<Removed> {
         let sql = "SELECT count(*), coalesce(sum(length(CAST(kind AS BLOB)) + length(CAST(data AS BLOB))), 0) FROM events";
-        let (events, text): (u64, u64) = self.connection.query_row(sql, [], |row| Ok((number(row, 0)?, number(row, 1)?)))?;
+        let (events, text): (u64, u64) =
+            self.connection.query_row(sql, [], |row| Ok((number(row, 0)?, number(row, 1)?)))?;
         Ok(Removed { events, bytes: text + events * ROW_BYTES })
     }
 
@@ -257,5 +258,6 @@ fn event_text(seq: u64, at: i64, kind: &str, data: &str) -> Result<Box<RawValue>
 }
 
 fn raw(value: &impl Serialize) -> Result<Box<RawValue>> {
-    serde_json::value::to_raw_value(value).map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))
+    serde_json::value::to_raw_value(value)
+        .map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))
 }

@@ -35,7 +35,11 @@ impl Fake {
     }
 
     /// Accepts and answers the CONNECT; gives it too.
-    pub(super) async fn welcome(&self, session_present: bool, properties: Option<ConnAckProperties>) -> (Peer, Packet) {
+    pub(super) async fn welcome(
+        &self,
+        session_present: bool,
+        properties: Option<ConnAckProperties>,
+    ) -> (Peer, Packet) {
         let mut peer = self.accept().await;
         let connect = peer.read().await;
         let code = ConnectReturnCode::Success;

@@ -1,0 +1,71 @@
+//! What the flow of orders sees of routing.
+
+use crate::net::explain;
+use crate::orders::dispatcher::{Route, RouteQuery};
+use crate::orders::origin::Way;
+use crate::orders::outcome::BatchOutcome;
+use crate::orders::run::Routes;
+use crate::routing::{Ask, Outcome, RouteError, Routing};
+use samovar_wire::{OriginId, ServiceName};
+use tokio::sync::watch;
+
+/// The service that orders go to.
+pub(super) const ORDERS: &str = "orders";
+
+/// Routing, as the flow of orders asks it.
+pub(super) struct RoutesOfOrders {
+    routing: Routing,
+    service: Option<ServiceName>,
+}
+
+impl RoutesOfOrders {
+    pub(super) fn new(routing: Routing) -> Self {
+        Self { routing, service: ORDERS.parse().ok() }
+    }
+
+    fn decide(&self, query: RouteQuery<'_>) -> Result<samovar_wire::route::Decision, RouteError> {
+        let service = self.service.as_ref().ok_or(RouteError::NotActivated)?;
+        let ask = Ask { service, country: Some(query.country), user: query.user, class: None };
+        match query.bound {
+            Some(origin) => self.routing.bound(&ask, origin),
+            None => self.routing.choose(&ask),
+        }
+    }
+}
+
+impl Routes for RoutesOfOrders {
+    fn route(&self, query: RouteQuery<'_>) -> Route {
+        match self.decide(query) {
+            Ok(decision) => Route::To(decision.origin),
+            Err(RouteError::NoRoute(why)) => Route::Hold(why.to_string()),
+            Err(RouteError::NotActivated | RouteError::NoTable { .. }) => Route::Wait,
+        }
+    }
+
+    fn way(&self, query: RouteQuery<'_>) -> Result<Way, String> {
+        let decision = self.decide(query).map_err(|error| error.to_string())?;
+        let client = self.routing.client(&decision).map_err(|error| explain(&error))?;
+        Ok(Way { client, base_url: decision.base_url })
+    }
+
+    fn report(&self, origin: &OriginId, outcome: &BatchOutcome) {
+        let outcome = match outcome {
+            BatchOutcome::Unreachable(why) => Outcome::Failed(why.clone()),
+            // Too many requests is an answer; a server error is a failure.
+            BatchOutcome::Busy { detail, .. } if detail.starts_with("HTTP 5") => {
+                Outcome::Failed(detail.clone())
+            }
+            BatchOutcome::NotTheOrigin(what) => Outcome::NotTheOrigin(what.clone()),
+            _ => Outcome::Answered,
+        };
+        self.routing.report(origin, outcome);
+    }
+
+    fn table_version(&self) -> Option<u64> {
+        self.routing.snapshot().route_table.map(|table| table.version)
+    }
+
+    fn changed(&self) -> watch::Receiver<u64> {
+        self.routing.changed()
+    }
+}

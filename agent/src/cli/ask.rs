@@ -1,0 +1,101 @@
+//! Speaks to the running agent: finds it through `run.json`, shows it the token if it may be read.
+
+use crate::data_dir;
+use crate::net::explain;
+use crate::store;
+use http::Method;
+use samovar_wire::problem::Problem;
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+const DEADLINE: Duration = Duration::from_secs(30);
+
+/// The agent of a data directory.
+pub(super) struct Agent {
+    data: PathBuf,
+}
+
+/// The agent did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum AskError {
+    /// None runs there.
+    #[error("no agent is running on {0}: start it, or name its directory with --data")]
+    NotRunning(PathBuf),
+    /// It cannot be reached.
+    #[error("the agent at {url} cannot be reached: {why}")]
+    Unreachable { url: String, why: String },
+    /// It said no.
+    #[error("{0}")]
+    Refused(String),
+}
+
+impl AskError {
+    pub(super) const fn exit_code(&self) -> u8 {
+        match self {
+            Self::Refused(_) => 1,
+            Self::NotRunning(_) | Self::Unreachable { .. } => 5,
+        }
+    }
+}
+
+impl Agent {
+    pub(super) fn find(data: &Path) -> Self {
+        Self { data: data.to_owned() }
+    }
+
+    pub(super) async fn get(&self, path: &str) -> Result<Value, AskError> {
+        self.ask(Method::GET, path, None).await
+    }
+
+    pub(super) async fn post(&self, path: &str, body: Value) -> Result<Value, AskError> {
+        self.ask(Method::POST, path, Some(body)).await
+    }
+
+    async fn ask(&self, method: Method, path: &str, body: Option<Value>) -> Result<Value, AskError> {
+        let run = data_dir::read_run(&self.data).ok().flatten();
+        let run = run.ok_or_else(|| AskError::NotRunning(self.data.clone()))?;
+        let url = format!("{}{path}", run.local_api);
+        let unreachable = |why: String| AskError::Unreachable { url: run.local_api.clone(), why };
+        let client = reqwest::Client::builder().no_proxy().timeout(DEADLINE).build();
+        let mut request = client.map_err(|error| unreachable(explain(&error)))?.request(method, url);
+        let token = store::read(&self.data.join("local.token")).ok().flatten();
+        if let Some(token) = token.and_then(|bytes| String::from_utf8(bytes).ok()) {
+            request = request.bearer_auth(token.trim());
+        }
+        if let Some(body) = body {
+            request = request.header(http::header::CONTENT_TYPE, "application/json").body(body.to_string());
+        }
+        let response = request.send().await.map_err(|error| unreachable(explain(&error)))?;
+        let status = response.status();
+        let bytes = crate::net::read_limited(response, 64 * 1024 * 1024, DEADLINE)
+            .await
+            .map_err(|error| unreachable(explain(&error)))?;
+        if status.is_success() {
+            return serde_json::from_slice(&bytes).map_err(|error| unreachable(error.to_string()));
+        }
+        let problem =
+            serde_json::from_slice::<Problem>(&bytes).ok().filter(|problem| !problem.detail.is_empty());
+        Err(AskError::Refused(
+            problem.map_or_else(|| format!("HTTP {}", status.as_u16()), |problem| problem.detail),
+        ))
+    }
+}
+
+/// A text as one segment of a path.
+pub(super) fn segment(text: &str) -> String {
+    text.bytes().fold(String::new(), |mut escaped, byte| {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => {
+                escaped.push(char::from(byte));
+            }
+            other => escaped.push_str(&format!("%{other:02X}")),
+        }
+        escaped
+    })
+}
+
+/// A text field, or a dash.
+pub(super) fn text<'a>(value: &'a Value, pointer: &str) -> &'a str {
+    value.pointer(pointer).and_then(Value::as_str).unwrap_or("-")
+}

@@ -1,0 +1,138 @@
+//! `samovar-agent orders`: the ledger as a technician sees it.
+
+use super::AskArgs;
+use super::ask::{Agent, AskError, segment, text};
+use clap::{Args, Subcommand};
+use serde_json::{Value, json};
+use std::fmt::Write;
+
+/// Arguments of `orders`.
+#[derive(Debug, Args)]
+pub(super) struct OrdersArgs {
+    #[command(subcommand)]
+    command: OrdersCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum OrdersCommand {
+    /// Counts and ages by state
+    Summary(AskArgs),
+    /// A page of orders
+    List {
+        /// Only this state: pending, held, settled, quarantined or discarded
+        #[arg(long)]
+        state: Option<String>,
+        /// Behind this place in the ledger
+        #[arg(long, value_name = "SEQ", default_value_t = 0)]
+        after: u64,
+        /// At most so many, up to 200
+        #[arg(long, default_value_t = 50)]
+        limit: u64,
+        #[command(flatten)]
+        ask: AskArgs,
+    },
+    /// One order with its history
+    Show {
+        /// Id or order number
+        order: String,
+        #[command(flatten)]
+        ask: AskArgs,
+    },
+    /// Send a held or quarantined order again
+    Retry {
+        /// Id or order number
+        order: String,
+        /// Why
+        #[arg(long, default_value = "")]
+        reason: String,
+        #[command(flatten)]
+        ask: AskArgs,
+    },
+    /// Give an order up
+    Discard {
+        /// Id or order number
+        order: String,
+        /// Why; kept in the audit log
+        #[arg(long)]
+        reason: String,
+        #[command(flatten)]
+        ask: AskArgs,
+    },
+}
+
+pub(super) async fn run(args: &OrdersArgs) -> Result<String, AskError> {
+    let (answer, ask, show): (Value, &AskArgs, fn(&Value) -> String) = match &args.command {
+        OrdersCommand::Summary(ask) => {
+            (Agent::find(&ask.data).get("/v1/orders:summary").await?, ask, show_summary)
+        }
+        OrdersCommand::List { state, after, limit, ask } => {
+            let state = segment(state.as_deref().unwrap_or_default());
+            let path = format!("/v1/orders?state={state}&after_seq={after}&limit={limit}");
+            (Agent::find(&ask.data).get(&path).await?, ask, show_list)
+        }
+        OrdersCommand::Show { order, ask } => {
+            (Agent::find(&ask.data).get(&format!("/v1/orders/{}", segment(order))).await?, ask, show_record)
+        }
+        OrdersCommand::Retry { order, reason, ask } => {
+            (intervene(ask, order, "retry", reason).await?, ask, show_record)
+        }
+        OrdersCommand::Discard { order, reason, ask } => {
+            (intervene(ask, order, "discard", reason).await?, ask, show_record)
+        }
+    };
+    Ok(if ask.json { format!("{answer:#}") } else { show(&answer) })
+}
+
+async fn intervene(ask: &AskArgs, order: &str, what: &str, reason: &str) -> Result<Value, AskError> {
+    let body = json!({ "reason": reason, "by": "command line" });
+    Agent::find(&ask.data).post(&format!("/v1/orders/{}/{what}", segment(order)), body).await
+}
+
+// Writing to a String cannot fail, so the results are not looked at.
+fn show_summary(summary: &Value) -> String {
+    let mut out = String::new();
+    for state in ["pending", "held", "quarantined", "settled", "discarded", "accepted"] {
+        let _ = writeln!(out, "{state:<12} {}", summary[state]);
+    }
+    for (name, field) in [("oldest", "/oldest_pending_at"), ("last settled", "/last_settled_at")] {
+        let _ = writeln!(out, "{name:<12} {}", text(summary, field));
+    }
+    let _ = writeln!(out, "{:<12} {} bytes", "ledger", summary["ledger_bytes"]);
+    out
+}
+
+fn show_list(page: &Value) -> String {
+    let mut out = String::new();
+    for order in page["orders"].as_array().into_iter().flatten() {
+        let _ = writeln!(
+            out,
+            "{:>8}  {:<12} {}  {:<24} {}",
+            order["seq"].as_u64().unwrap_or(0),
+            text(order, "/state"),
+            text(order, "/accepted_at"),
+            text(order, "/order_no"),
+            text(order, "/detail")
+        );
+    }
+    if let Some(next) = page["next_after_seq"].as_u64() {
+        let _ = writeln!(out, "more: --after {next}");
+    }
+    if out.is_empty() { "no orders".into() } else { out }
+}
+
+fn show_record(record: &Value) -> String {
+    let mut out = String::new();
+    for field in
+        ["order_no", "id", "state", "why", "detail", "origin", "udl", "key", "conflict_with", "depends_on"]
+    {
+        if let Some(value) = record[field].as_str() {
+            let _ = writeln!(out, "{field:<14} {value}");
+        }
+    }
+    let _ = writeln!(out, "{:<14} {}", "attempts", record["attempts"]);
+    for entry in record["history"].as_array().into_iter().flatten() {
+        let place = entry["origin"].as_str().map(|origin| format!(" at {origin}")).unwrap_or_default();
+        let _ = writeln!(out, "{}  {}{place}", text(entry, "/at"), text(entry, "/what"));
+    }
+    out
+}

@@ -1,0 +1,148 @@
+//! The reading half of the local API: status, resolve, health and metrics.
+
+use crate::clock::Mono;
+use crate::http::Failure;
+use crate::orders::ledger::Storage;
+use crate::routing::{RouteError, Routing};
+use crate::status::metrics;
+use crate::status::report::uptime_s;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Query, State};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use http::StatusCode;
+use samovar_wire::conditions::Words;
+use samovar_wire::status::DeviceState;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use std::pin::Pin;
+use std::sync::Arc;
+use tokio::sync::watch;
+
+/// Gives the state of the device as it is now.
+pub type Snapshot = Arc<dyn Fn() -> Pin<Box<dyn Future<Output = DeviceState> + Send>> + Send + Sync>;
+
+/// What the handlers read.
+#[derive(Clone)]
+pub struct Api {
+    /// The state of the device.
+    pub state: Snapshot,
+    /// Whether the ledger takes orders.
+    pub storage: watch::Receiver<Storage>,
+    /// Routes.
+    pub routing: Routing,
+    /// When the agent started.
+    pub started: Mono,
+    /// The relay's numbers.
+    pub relay: Arc<dyn Fn() -> metrics::Relay + Send + Sync>,
+}
+
+/// The routes of this module.
+pub fn routes(api: Api) -> Router {
+    Router::new()
+        .route("/v1/status", get(status))
+        .route("/v1/resolve", get(resolve))
+        .route("/healthz", get(healthz))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(prometheus))
+        .route("/v1/openapi.json", get(openapi))
+        .with_state(api)
+        .fallback(|| async {
+            Failure::new(StatusCode::NOT_FOUND, "not-found", "there is nothing here: see /v1/openapi.json")
+        })
+        .method_not_allowed_fallback(|| async {
+            Failure::new(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "method-not-allowed",
+                "see /v1/openapi.json for what is allowed",
+            )
+        })
+}
+
+async fn status(State(api): State<Api>) -> Json<Value> {
+    let state = (api.state)().await;
+    let conditions: Vec<Value> = state.conditions.iter().map(condition).collect();
+    let relay = (api.relay)();
+    let mut document = json!(state);
+    if let Value::Object(fields) = &mut document {
+        fields.insert("uptime_s".into(), uptime_s(api.started).into());
+        fields.insert("conditions".into(), conditions.into());
+        fields.insert(
+            "relay".into(),
+            json!({ "connected": relay.connected, "outbox_events": relay.outbox_events }),
+        );
+    }
+    Json(document)
+}
+
+/// A condition with its words, so that whoever shows it needs no catalogue of its own.
+fn condition(active: &samovar_wire::status::ActiveCondition) -> Value {
+    let description = active.name.describe();
+    let words = |words: Words| json!({ "en": words.en, "zh": words.zh });
+    let mut document = json!(active);
+    if let Value::Object(fields) = &mut document {
+        fields.insert("staff".into(), words(description.staff));
+        fields.insert("technician".into(), words(description.technician));
+    }
+    document
+}
+
+#[derive(Debug, Deserialize)]
+struct ResolveQuery {
+    service: String,
+    udl: Option<String>,
+    class: Option<String>,
+}
+
+async fn resolve(
+    State(api): State<Api>,
+    query: Result<Query<ResolveQuery>, QueryRejection>,
+) -> Result<Response, Failure> {
+    let bad = |detail: String| Failure::new(StatusCode::BAD_REQUEST, "bad-query", detail);
+    let Query(query) = query.map_err(|error| bad(error.to_string()))?;
+    let service = query.service.parse().map_err(|error| bad(format!("{error}")))?;
+    let udl = query.udl.filter(|text| !text.is_empty()).map(|text| text.parse()).transpose();
+    let udl = udl.map_err(|error| bad(format!("udl: {error}")))?;
+    let class = query.class.filter(|text| !text.is_empty()).map(|text| text.parse()).transpose();
+    let class = class.map_err(|error| bad(format!("class: {error}")))?;
+    match api.routing.resolve(&service, udl.as_ref(), class.as_ref()).await {
+        Ok(resolution) => Ok(Json(resolution).into_response()),
+        Err(error) => Err(no_route(&error)),
+    }
+}
+
+fn no_route(error: &RouteError) -> Failure {
+    let (status, slug) = match error {
+        RouteError::NotActivated => (StatusCode::SERVICE_UNAVAILABLE, "not-activated"),
+        RouteError::NoTable { .. } => (StatusCode::SERVICE_UNAVAILABLE, "no-route-table"),
+        RouteError::NoRoute(_) => (StatusCode::NOT_FOUND, "no-route"),
+    };
+    Failure::new(status, slug, error.to_string())
+}
+
+async fn healthz() -> Json<Value> {
+    Json(json!({ "status": "alive" }))
+}
+
+async fn readyz(State(api): State<Api>) -> Result<Json<Value>, Failure> {
+    let storage = api.storage.borrow().clone();
+    let trouble = storage.failing.or_else(|| storage.full.then(|| "the ledger is full".to_owned()));
+    match trouble {
+        None => Ok(Json(json!({ "status": "ready" }))),
+        Some(why) => {
+            Err(Failure::new(StatusCode::SERVICE_UNAVAILABLE, "storage-unavailable", why).retry_after(1))
+        }
+    }
+}
+
+async fn prometheus(State(api): State<Api>) -> Response {
+    let state = (api.state)().await;
+    let values = metrics::values(&state, uptime_s(api.started), &(api.relay)());
+    ([(http::header::CONTENT_TYPE, "text/plain; version=0.0.4")], metrics::exposition(&values))
+        .into_response()
+}
+
+async fn openapi() -> Response {
+    ([(http::header::CONTENT_TYPE, "application/json")], super::openapi::document()).into_response()
+}
