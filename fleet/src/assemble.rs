@@ -168,7 +168,7 @@ pub async fn start(config: Config, dir: &Path) -> Result<Running, StartError> {
         keys: &keys,
         dir,
         client_ca: &client_ca,
-        certificate: (certificate.cert_path(), certificate.key_path()),
+        authority: &authority,
         https: format!("https://{}:{port}", server.public_host),
     })
     .await?;

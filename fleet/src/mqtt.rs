@@ -8,15 +8,22 @@ use std::time::Duration;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
 
+use crate::clock;
 use crate::config::{self, BrokerChoice, Config, ConfigError, broker_choice};
 use crate::db::Database;
 use crate::ingest::client::LinkError;
 use crate::ingest::desired::DesiredConfig;
 use crate::ingest::url::{BrokerUrl, InvalidBrokerUrl};
 use crate::ingest::{Ingest, IngestConfig, IngestTasks};
+use crate::pki::Authority;
+use crate::pki::authority::PkiError;
 use crate::pki::secrets::SigningKeys;
-use crate::store::{ReplaceError, replace};
+use crate::pki::server_cert;
+use crate::store::{ReplaceError, replace, replace_secret};
 
+/// How long the certificate of the broker inside lives. It is read once, at start, so it has to outlive the process.
+#[cfg(feature = "embedded-broker")]
+const CERTIFICATE_DAYS: u16 = 825;
 /// How long each part may take to stop.
 const STOP: Duration = Duration::from_millis(900);
 
@@ -41,6 +48,9 @@ pub enum MqttError {
     #[cfg(feature = "embedded-broker")]
     #[error(transparent)]
     Broker(#[from] crate::broker::BrokerError),
+    /// The broker inside has no certificate.
+    #[error(transparent)]
+    Certificate(#[from] PkiError),
     /// The URL is none.
     #[error("broker.url")]
     Url(#[from] InvalidBrokerUrl),
@@ -86,8 +96,8 @@ pub struct Needs<'a> {
     pub dir: &'a Path,
     /// The authority of devices (PEM).
     pub client_ca: &'a str,
-    /// The server's certificate chain and key (PEM files).
-    pub certificate: (&'a Path, &'a Path),
+    /// Issues the broker's certificate.
+    pub authority: &'a Authority,
     /// The server's HTTPS as devices see it, such as `https://fleet.example:7743`.
     pub https: String,
 }
@@ -167,17 +177,13 @@ async fn embedded(needs: Needs<'_>) -> Result<Mqtt, MqttError> {
     std::fs::create_dir_all(&dir).map_err(|source| MqttError::Read { path: dir.clone(), source })?;
     let ca = dir.join("client-ca.pem");
     replace(&ca, needs.client_ca.as_bytes())?;
+    let (cert, key) = certificate(&needs, &dir)?;
     let (admission, questions) = Admission::channel();
     tokio::spawn(admit(needs.database.clone(), questions));
     let running = Broker::start(BrokerConfig {
         data_dir: dir,
         environment: needs.config.server.environment.clone(),
-        tls: Some(TlsListen {
-            listen: address("broker.tls_listen", &broker.tls_listen)?,
-            ca,
-            cert: needs.certificate.0.to_owned(),
-            key: needs.certificate.1.to_owned(),
-        }),
+        tls: Some(TlsListen { listen: address("broker.tls_listen", &broker.tls_listen)?, ca, cert, key }),
         plain_listen: address("broker.listen", &broker.listen)?,
         admission: Some(admission),
     })
@@ -191,6 +197,20 @@ async fn embedded(needs: Needs<'_>) -> Result<Mqtt, MqttError> {
         for_devices: told(broker, format!("mqtts://{}:{port}", needs.config.server.public_host)),
         tasks: Tasks { ingest: Some(tasks), broker: Some(running) },
     })
+}
+
+/// The configured certificate, or one of our own authority that is made anew at each start.
+#[cfg(feature = "embedded-broker")]
+fn certificate(needs: &Needs<'_>, dir: &Path) -> Result<(PathBuf, PathBuf), MqttError> {
+    let (tls, server) = (&needs.config.tls, &needs.config.server);
+    if !tls.cert.as_os_str().is_empty() {
+        return Ok((tls.cert.clone(), tls.key.clone()));
+    }
+    let made = needs.authority.issue_server(&server_cert::names(server), clock::now(), CERTIFICATE_DAYS)?;
+    let (cert, key) = (dir.join("server.pem"), dir.join("server.key"));
+    replace_secret(&key, made.key.as_bytes())?;
+    replace(&cert, format!("{}{}", made.certificate, needs.authority.pem()).as_bytes())?;
+    Ok((cert, key))
 }
 
 /// Answers the broker: a certificate is good while the database has it, for this device and not revoked.
@@ -266,7 +286,7 @@ fn new_client_id(path: &Path) -> Result<String, MqttError> {
 }
 
 /// Trusts the configured authority, or those of the system.
-fn client_tls(ca: &Path) -> Result<rustls::ClientConfig, MqttError> {
+pub(crate) fn client_tls(ca: &Path) -> Result<rustls::ClientConfig, MqttError> {
     let mut roots = rustls::RootCertStore::empty();
     if ca.as_os_str().is_empty() {
         roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);

@@ -82,5 +82,5 @@ async fn ready(State(app): State<App>) -> Result<StatusCode, Failure> {
 
 async fn metrics(State(app): State<App>) -> ([(HeaderName, HeaderValue); 1], String) {
     let text = HeaderValue::from_static("text/plain; version=0.0.4");
-    ([(header::CONTENT_TYPE, text)], app.metrics.text())
+    ([(header::CONTENT_TYPE, text)], app.metrics.text() + &app.ingest.metrics())
 }

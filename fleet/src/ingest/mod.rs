@@ -166,6 +166,34 @@ impl Ingest {
         &self.counters
     }
 
+    /// The counters and the connection, as Prometheus reads them.
+    #[must_use]
+    pub fn metrics(&self) -> String {
+        use std::fmt::Write as _;
+        let mut text = String::from(
+            "# HELP samovar_fleet_mqtt_connected Whether there is a connection to the MQTT broker\n",
+        );
+        let counters = &*self.counters;
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "# TYPE samovar_fleet_mqtt_connected gauge");
+        let _ = writeln!(text, "samovar_fleet_mqtt_connected {}", u8::from(self.is_connected()));
+        let _ = writeln!(
+            text,
+            "# HELP samovar_fleet_mqtt_messages_total Messages of devices by what became of them"
+        );
+        let _ = writeln!(text, "# TYPE samovar_fleet_mqtt_messages_total counter");
+        for (outcome, counter) in [
+            ("received", &counters.received),
+            ("refused", &counters.refused),
+            ("stranger", &counters.strangers),
+            ("lost", &counters.lost),
+        ] {
+            let number = counter.load(std::sync::atomic::Ordering::Relaxed);
+            let _ = writeln!(text, "samovar_fleet_mqtt_messages_total{{outcome=\"{outcome}\"}} {number}");
+        }
+        text
+    }
+
     /// A route table was published: every device gets a new desired state.
     pub fn route_table_published(&self) {
         self.table_changed.notify_one();

@@ -1,6 +1,7 @@
 //! The flow from end to end: a real broker, a real database, a device that is an MQTT client.
 //!
-//! Every story is told twice: with the broker inside the fleet and with Mosquitto (skipped, loudly, where there is none).
+//! Every story is told with the broker inside the fleet and with Mosquitto (skipped, loudly, where there is none), and on
+//! PostgreSQL as well when `SAMOVAR_TEST_POSTGRES` names a server.
 
 use super::entity::{device_desired, device_event, device_metric, device_status};
 use super::*;
@@ -14,7 +15,9 @@ use samovar_wire::activation::Role;
 use samovar_wire::dsse::{self, Envelope as Signed, SigningKey, new_seed};
 use samovar_wire::mqtt::{Ack, Desired, DesiredDocument};
 use sea_orm::ActiveValue::Set;
-use sea_orm::{ColumnTrait as _, EntityTrait as _, PaginatorTrait as _, QueryFilter as _};
+use sea_orm::{
+    ColumnTrait as _, ConnectionTrait as _, EntityTrait as _, PaginatorTrait as _, QueryFilter as _,
+};
 use serde_json::{Value, json};
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::Path;
@@ -155,7 +158,25 @@ impl World {
     }
 
     async fn with(broker: Broker, dir: tempfile::TempDir) -> Self {
-        let database = Database::open(&format!("sqlite://{}/fleet.db", dir.path().display())).await.unwrap();
+        let url = format!("sqlite://{}/fleet.db", dir.path().display());
+        Self::over(&url, broker, dir).await
+    }
+
+    /// Over a new database of the PostgreSQL server that `SAMOVAR_TEST_POSTGRES` names.
+    async fn postgres() -> Option<Self> {
+        let (program, server) = (Mosquitto::path()?, std::env::var("SAMOVAR_TEST_POSTGRES").ok()?);
+        let name = format!("samovar_{}", uuid::Uuid::now_v7().simple());
+        let connection = sea_orm::Database::connect(&server).await.unwrap();
+        connection.execute_unprepared(&format!("CREATE DATABASE {name}")).await.unwrap();
+        connection.close().await.unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let broker = Broker::Mosquitto(Mosquitto::start(program, dir.path(), free_port()).await);
+        let (base, _) = server.rsplit_once('/').unwrap();
+        Some(Self::over(&format!("{base}/{name}"), broker, dir).await)
+    }
+
+    async fn over(url: &str, broker: Broker, dir: tempfile::TempDir) -> Self {
+        let database = Database::open(url).await.unwrap();
         register(&database, POS, 1).await;
         let key = |name| SigningKey::from_seed(name, &new_seed().unwrap()).unwrap();
         let keys = Arc::new(SigningKeys { routes: key("r1"), commands: vec![(Role::Admin, key("c1"))] });
@@ -363,6 +384,14 @@ macro_rules! stories {
             $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $name() {
                 if let Some(world) = super::World::mosquitto().await {
+                    super::$name(world).await;
+                }
+            })*
+        }
+        mod on_postgres {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() {
+                if let Some(world) = super::World::postgres().await {
                     super::$name(world).await;
                 }
             })*
@@ -586,4 +615,60 @@ async fn a_fleet_that_starts_again_goes_on_where_it_was() {
     let twice = device_event::Entity::find().filter(device_event::Column::Seq.eq(75));
     assert_eq!(twice.count(world.database.read()).await.unwrap(), 1);
     pos.die().await;
+}
+
+#[cfg(feature = "embedded-broker")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refused_subscription_is_not_taken_for_a_connection() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = Broker::embedded(dir.path()).await;
+    let config = LinkConfig {
+        url: broker.fleet_url(),
+        client_id: "fleet.test".to_owned(),
+        filters: vec!["samovar/v1/another-environment/+/up/+".to_owned()],
+        tls: None,
+    };
+    let (link, _deliveries, _tasks) = Link::start(config).unwrap();
+    let end = Instant::now() + Duration::from_secs(2);
+    while Instant::now() < end {
+        assert!(!link.is_connected());
+        sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[cfg(feature = "embedded-broker")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broker_that_asks_for_tls_and_a_password_is_served() {
+    let Some(program) = Mosquitto::path() else { return };
+    let (dir, port) = (tempfile::tempdir().unwrap(), free_port());
+    let authority = crate::broker::tests::Authority::new("test");
+    let files = authority.listener(dir.path());
+    let passwords = dir.path().join("passwords");
+    let made =
+        Command::new("mosquitto_passwd").args(["-c", "-b"]).arg(&passwords).args(["fleet", "p@ss"]).status();
+    assert!(made.unwrap().success());
+    let conf = format!(
+        "listener {port} 127.0.0.1\nallow_anonymous false\npassword_file {}\ncafile {}\ncertfile {}\nkeyfile {}\nuser root\n",
+        passwords.display(),
+        files.ca.display(),
+        files.cert.display(),
+        files.key.display()
+    );
+    std::fs::write(dir.path().join("mosquitto.conf"), conf).unwrap();
+    let child =
+        Command::new(program).arg("-c").arg(dir.path().join("mosquitto.conf")).stderr(Stdio::null()).spawn();
+    let _broker = Mosquitto { child: child.unwrap(), port };
+    let link = |login: &str| {
+        let config = LinkConfig {
+            url: format!("mqtts://{login}@127.0.0.1:{port}").parse().unwrap(),
+            client_id: "fleet.test".to_owned(),
+            filters: vec![ingest_filter("prod")],
+            tls: Some(Arc::new(crate::mqtt::client_tls(&files.ca).unwrap())),
+        };
+        Link::start(config).unwrap()
+    };
+    let (wrong, _deliveries, _tasks) = link("fleet:guess");
+    let (right, _deliveries_too, _tasks_too) = link("fleet:p%40ss");
+    until("the fleet to be connected", async || right.is_connected()).await;
+    assert!(!wrong.is_connected());
 }
