@@ -134,7 +134,9 @@ async fn load<'a>(
 ) -> Result<BTreeMap<String, Known>, DatabaseError> {
     let list: Vec<&'a str> = names.iter().copied().collect();
     let registered =
-        device::Entity::find().filter(device::Column::Id.is_in(list.iter().copied())).all(&**write).await?;
+        device::Entity::find().filter(device::Column::Id.is_in(list.iter().copied()))
+        .order_by_asc(device::Column::Id)
+        .all(&**write).await?;
     let missing: Vec<_> =
         registered.iter().map(|row| rows::status_row(&row.id, row.activated_at, Device::default())).collect();
     if missing.is_empty() {

@@ -1,6 +1,10 @@
 //! Starts MQTT as it is configured: the broker inside or none or somebody else's, and the flow behind it (IO).
 
-use std::net::SocketAddr;
+#[cfg(feature = "embedded-broker")]
+mod inside;
+
+#[cfg(feature = "embedded-broker")]
+use inside::start as inside;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,7 +12,6 @@ use std::time::Duration;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
 
-use crate::clock;
 use crate::config::{self, BrokerChoice, Config, ConfigError, broker_choice};
 use crate::db::Database;
 use crate::ingest::client::LinkError;
@@ -18,12 +21,8 @@ use crate::ingest::{Ingest, IngestConfig, IngestTasks};
 use crate::pki::Authority;
 use crate::pki::authority::PkiError;
 use crate::pki::secrets::SigningKeys;
-use crate::pki::server_cert;
-use crate::store::{ReplaceError, replace, replace_secret};
+use crate::store::{ReplaceError, replace};
 
-/// How long the certificate of the broker inside lives. It is read once, at start, so it has to outlive the process.
-#[cfg(feature = "embedded-broker")]
-const CERTIFICATE_DAYS: u16 = 825;
 /// How long each part may take to stop.
 const STOP: Duration = Duration::from_millis(900);
 
@@ -160,87 +159,13 @@ pub async fn start(needs: Needs<'_>) -> Result<Mqtt, MqttError> {
             let tasks = Tasks { ingest: Some(tasks), ..Tasks::default() };
             Ok(Mqtt { ingest, here: Some(public), for_devices, tasks })
         }
-        BrokerChoice::Embedded => embedded(needs).await,
+        BrokerChoice::Embedded => inside(needs).await,
     }
 }
 
 #[cfg(not(feature = "embedded-broker"))]
-async fn embedded(_needs: Needs<'_>) -> Result<Mqtt, MqttError> {
+async fn inside(_needs: Needs<'_>) -> Result<Mqtt, MqttError> {
     Err(MqttError::NotInside)
-}
-
-#[cfg(feature = "embedded-broker")]
-async fn embedded(needs: Needs<'_>) -> Result<Mqtt, MqttError> {
-    use crate::broker::{Admission, Broker, BrokerConfig, TlsListen};
-    let broker = &needs.config.broker;
-    let dir = needs.dir.join("broker");
-    std::fs::create_dir_all(&dir).map_err(|source| MqttError::Read { path: dir.clone(), source })?;
-    let ca = dir.join("client-ca.pem");
-    replace(&ca, needs.client_ca.as_bytes())?;
-    let (cert, key) = certificate(&needs, &dir)?;
-    let (admission, questions) = Admission::channel();
-    tokio::spawn(admit(needs.database.clone(), questions));
-    let running = Broker::start(BrokerConfig {
-        data_dir: dir,
-        environment: needs.config.server.environment.clone(),
-        tls: Some(TlsListen { listen: address("broker.tls_listen", &broker.tls_listen)?, ca, cert, key }),
-        plain_listen: address("broker.listen", &broker.listen)?,
-        admission: Some(admission),
-    })
-    .await?;
-    let port = running.tls_addr().map_or(0, |addr| addr.port());
-    let url = running.fleet_url().parse::<BrokerUrl>()?;
-    let (ingest, tasks) = Ingest::start(needs.database, ingest_config(&needs, url, None)?)?;
-    Ok(Mqtt {
-        ingest,
-        here: Some(format!("mqtts://127.0.0.1:{port}")),
-        for_devices: told(broker, format!("mqtts://{}:{port}", needs.config.server.public_host)),
-        tasks: Tasks { ingest: Some(tasks), broker: Some(running) },
-    })
-}
-
-/// The configured certificate, or one of our own authority that is made anew at each start.
-#[cfg(feature = "embedded-broker")]
-fn certificate(needs: &Needs<'_>, dir: &Path) -> Result<(PathBuf, PathBuf), MqttError> {
-    let (tls, server) = (&needs.config.tls, &needs.config.server);
-    if !tls.cert.as_os_str().is_empty() {
-        return Ok((tls.cert.clone(), tls.key.clone()));
-    }
-    let made = needs.authority.issue_server(&server_cert::names(server), clock::now(), CERTIFICATE_DAYS)?;
-    let (cert, key) = (dir.join("server.pem"), dir.join("server.key"));
-    replace_secret(&key, made.key.as_bytes())?;
-    replace(&cert, format!("{}{}", made.certificate, needs.authority.pem()).as_bytes())?;
-    Ok((cert, key))
-}
-
-/// Answers the broker: a certificate is good while the database has it, for this device and not revoked.
-#[cfg(feature = "embedded-broker")]
-async fn admit(database: Database, mut questions: tokio::sync::mpsc::Receiver<crate::broker::Question>) {
-    use crate::db::entity::certificate;
-    use sea_orm::{ColumnTrait as _, EntityTrait as _, QueryFilter as _};
-    while let Some(question) = questions.recv().await {
-        let good = certificate::Entity::find()
-            .filter(certificate::Column::Device.eq(&question.device))
-            .filter(certificate::Column::RevokedAt.is_null())
-            .all(database.read())
-            .await;
-        let admitted = match good {
-            Ok(rows) => rows
-                .iter()
-                .any(|row| row.serial.trim_start_matches('0') == question.serial.trim_start_matches('0')),
-            Err(error) => {
-                tracing::warn!(%error, "a device's certificate could not be looked up");
-                false
-            }
-        };
-        // Whoever asked may have given up.
-        let _ = question.answer.send(admitted);
-    }
-}
-
-#[cfg(feature = "embedded-broker")]
-fn address(key: &'static str, text: &str) -> Result<SocketAddr, MqttError> {
-    text.parse().map_err(|_| MqttError::Address { key, text: text.to_owned() })
 }
 
 fn ingest_config(
