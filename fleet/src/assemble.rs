@@ -24,8 +24,10 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::app::{Addresses, App, Parts};
+use crate::auth::Role;
 use crate::auth::lockout::{Gate, Rule};
 use crate::auth::operators::{self, AddError};
+use crate::auth::password::PasswordError;
 use crate::clock;
 use crate::config::{Config, ConfigError};
 use crate::db::{Database, DatabaseError};
@@ -235,11 +237,24 @@ fn local(listener: &tokio::net::TcpListener) -> Result<SocketAddr, StartError> {
 }
 
 async fn first_admin(database: &Database, dir: &Path) -> Result<Option<(String, String)>, StartError> {
-    let made = operators::first_admin(database, clock::now()).await.map_err(StartError::Admin)?;
-    if let Some((name, password)) = &made {
-        replace_secret(&dir.join("admin.txt"), format!("name: {name}\npassword: {password}\n").as_bytes())?;
+    if !operators::is_empty(database).await? {
+        return Ok(None);
     }
-    Ok(made)
+    let (name, file) = ("admin", dir.join("admin.txt"));
+    let password = crate::random::readable(20)
+        .map_err(|error| StartError::Admin(PasswordError::Random(error).into()))?;
+    // The file first: a password that only the database knows would open nothing.
+    replace_secret(&file, format!("name: {name}\npassword: {password}\n").as_bytes())?;
+    let who = (name, password.clone());
+    match operators::add(database, who, Role::Admin, "samovar-fleet", clock::now()).await {
+        Ok(()) => Ok(Some((name.to_owned(), password))),
+        // Another server of the same database was first: its directory has the password that counts.
+        Err(AddError::Exists) => {
+            let _ = std::fs::remove_file(&file);
+            Ok(None)
+        }
+        Err(error) => Err(StartError::Admin(error)),
+    }
 }
 
 fn announce(app: &App, dir: &Path, now: samovar_wire::Timestamp) -> Result<(), StartError> {

@@ -13,7 +13,7 @@ use axum::{Json, Router};
 use http::{HeaderName, HeaderValue, StatusCode, header};
 use utoipa::OpenApi as _;
 use utoipa::openapi::OpenApi;
-use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
+use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityRequirement, SecurityScheme};
 use utoipa_axum::router::OpenApiRouter;
 
 use crate::app::App;
@@ -72,6 +72,7 @@ pub fn assemble(app: &App, pages: Router<App>) -> Router {
 fn describe_security(openapi: &mut OpenApi) {
     let components = openapi.components.get_or_insert_default();
     components.add_security_scheme("token", SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer)));
+    openapi.security = Some(vec![SecurityRequirement::new("token", std::iter::empty::<&str>())]);
 }
 
 /// Ready when the database takes writes.
