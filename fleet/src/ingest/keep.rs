@@ -133,10 +133,11 @@ async fn load<'a>(
     names: &BTreeSet<&'a str>,
 ) -> Result<BTreeMap<String, Known>, DatabaseError> {
     let list: Vec<&'a str> = names.iter().copied().collect();
-    let registered =
-        device::Entity::find().filter(device::Column::Id.is_in(list.iter().copied()))
+    let registered = device::Entity::find()
+        .filter(device::Column::Id.is_in(list.iter().copied()))
         .order_by_asc(device::Column::Id)
-        .all(&**write).await?;
+        .all(&**write)
+        .await?;
     let missing: Vec<_> =
         registered.iter().map(|row| rows::status_row(&row.id, row.activated_at, Device::default())).collect();
     if missing.is_empty() {
