@@ -38,7 +38,9 @@ pub fn people() -> OpenApiRouter<App> {
 
 /// Routes for devices: with description.
 pub fn devices() -> OpenApiRouter<App> {
-    crate::activation::handlers::router().merge(crate::orders::handlers::router())
+    crate::activation::handlers::router()
+        .merge(crate::orders::handlers::router())
+        .merge(crate::ingest::http::router())
 }
 
 /// The whole server's router. `pages` are routes for people without description (the console).
@@ -81,5 +83,5 @@ async fn ready(State(app): State<App>) -> Result<StatusCode, Failure> {
 
 async fn metrics(State(app): State<App>) -> ([(HeaderName, HeaderValue); 1], String) {
     let text = HeaderValue::from_static("text/plain; version=0.0.4");
-    ([(header::CONTENT_TYPE, text)], app.metrics.text())
+    ([(header::CONTENT_TYPE, text)], app.metrics.text() + &app.ingest.metrics())
 }
