@@ -73,7 +73,11 @@ impl World {
             }
         }
         let wake = self.session.wake_at();
-        assert!(wake.is_none_or(|wake| wake > at(self.now)), "the loop would spin: {wake:?} is not after {}", self.now);
+        assert!(
+            wake.is_none_or(|wake| wake > at(self.now)),
+            "the loop would spin: {wake:?} is not after {}",
+            self.now
+        );
         done
     }
 
