@@ -37,7 +37,7 @@ use crate::page::api::{self, Api};
 use crate::relay::{Outbox, OutboxError, OutboxSettings, Stream};
 use crate::routing::{self, Membership, Routing, RoutingSettings, Setup, Trust};
 use crate::status::Board;
-use crate::status::report::{Collect, Reporter};
+use crate::status::report::{Collect, Reporter, with_conditions};
 use crate::stop;
 use crate::store::StoreError;
 use relaying::Relaying;
@@ -118,6 +118,7 @@ impl StartError {
 /// # Errors
 /// When it cannot start.
 pub async fn run(options: Options, stopping: impl Future<Output = ()>) -> Result<(), StartError> {
+    prepare_process();
     let data = DataDir::take(&options.data)?;
     let _logs = logging::start(data.path(), &options.config.logs)?;
     let agent = Agent::start(data, options.config).await?;
@@ -125,6 +126,20 @@ pub async fn run(options: Options, stopping: impl Future<Output = ()>) -> Result
     agent.stop().await;
     Ok(())
 }
+
+/// Files hold orders and keys, so they are the owner's alone; and a till may open more connections than the usual
+/// limit on open files allows.
+#[cfg(unix)]
+fn prepare_process() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit, umask};
+    umask(rustix::fs::Mode::from_raw_mode(0o077));
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    // The usual limit serves as well, with fewer connections.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
+}
+
+#[cfg(not(unix))]
+fn prepare_process() {}
 
 /// The running flows.
 struct Agent {
@@ -176,14 +191,24 @@ impl Agent {
         };
         tasks.spawn(flow.run(heartbeats.register("orders", STUCK), stop.subscribe()));
 
-        let state = report(epoch, &identity, &routing, &ledger, &board, &heartbeats, &mut tasks, &stop).await;
+        let collect = collect(epoch, &identity, &routing, &ledger);
+        let ticks = ticks(&identity, &ledger, &mut tasks, &stop);
+        let reporter = Reporter {
+            board: board.clone(),
+            collect: Arc::clone(&collect),
+            changes: vec![routing.changed(), ticks],
+        };
+        let publish = watch::Sender::new(Arc::new(reporter.state().await));
+        let state = publish.subscribe();
+        tasks.spawn(reporter.run(publish, heartbeats.register("status", STUCK), stop.subscribe()));
+
         let relaying = Relaying {
             data: data.path().to_owned(),
             config: config.relay.clone(),
             epoch,
             identity: identity.clone(),
             routing: routing.clone(),
-            state: state.clone(),
+            state,
             board: board.clone(),
             outbox: outbox.clone(),
             heartbeats: heartbeats.clone(),
@@ -196,7 +221,13 @@ impl Agent {
         let home = move || identity.current().map(|who| who.country.clone());
         let router =
             intake::routes(Intake { ledger: ledger.clone(), home: Arc::new(home), events, in_flight }).merge(
-                api::routes(Api { state, storage: ledger.storage(), routing, started, relay: numbers }),
+                api::routes(Api {
+                    state: snapshot(&board, &collect),
+                    storage: ledger.storage(),
+                    routing,
+                    started,
+                    relay: numbers,
+                }),
             );
         let gate = Gate::new(config.local_api.names.clone(), data.local_token()?);
         let local_api = announce(&data, &socket, address)?;
@@ -364,20 +395,15 @@ fn sender(
     })
 }
 
-/// Starts the reporter and gives what it publishes.
-#[expect(clippy::too_many_arguments, reason = "the one place where the snapshots of all flows meet")]
-async fn report(
-    epoch: u64,
+/// Ticks when the ledger or the identity changes.
+fn ticks(
     identity: &Identity,
-    routing: &Routing,
     ledger: &Ledger,
-    board: &Board,
-    heartbeats: &Heartbeats,
     tasks: &mut JoinSet<()>,
     stop: &watch::Sender<bool>,
-) -> watch::Receiver<Arc<DeviceState>> {
+) -> watch::Receiver<u64> {
     let ticks = watch::Sender::new(0_u64);
-    let changes = vec![routing.changed(), ticks.subscribe()];
+    let reader = ticks.subscribe();
     let (mut backlog, mut who, mut stopped) = (ledger.backlog(), identity.watch(), stop.subscribe());
     tasks.spawn(async move {
         loop {
@@ -390,12 +416,7 @@ async fn report(
             ticks.send_modify(|tick| *tick += 1);
         }
     });
-    let reporter =
-        Reporter { board: board.clone(), collect: collect(epoch, identity, routing, ledger), changes };
-    let publish = watch::Sender::new(Arc::new(reporter.state().await));
-    let state = publish.subscribe();
-    tasks.spawn(reporter.run(publish, heartbeats.register("status", STUCK), stop.subscribe()));
-    state
+    reader
 }
 
 fn collect(epoch: u64, identity: &Identity, routing: &Routing, ledger: &Ledger) -> Collect {
@@ -422,6 +443,15 @@ fn collect(epoch: u64, identity: &Identity, routing: &Routing, ledger: &Ledger) 
                 overrides: Vec::new(),
             }
         })
+    })
+}
+
+/// What the API shows: always fresh, where reports settle first.
+fn snapshot(board: &Board, collect: &Collect) -> api::Snapshot {
+    let (board, collect) = (board.clone(), Arc::clone(collect));
+    Arc::new(move || {
+        let (board, collect) = (board.clone(), Arc::clone(&collect));
+        Box::pin(async move { with_conditions(&board, &collect).await })
     })
 }
 

@@ -87,7 +87,7 @@ pub(super) fn segment(text: &str) -> String {
     text.bytes().fold(String::new(), |mut escaped, byte| {
         match byte {
             b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => {
-                escaped.push(char::from(byte))
+                escaped.push(char::from(byte));
             }
             other => escaped.push_str(&format!("%{other:02X}")),
         }

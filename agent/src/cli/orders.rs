@@ -107,7 +107,7 @@ fn show_list(page: &Value) -> String {
         let _ = writeln!(
             out,
             "{:>8}  {:<12} {}  {:<24} {}",
-            order["seq"],
+            order["seq"].as_u64().unwrap_or(0),
             text(order, "/state"),
             text(order, "/accepted_at"),
             text(order, "/order_no"),

@@ -16,14 +16,18 @@ use samovar_wire::conditions::Words;
 use samovar_wire::status::DeviceState;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use std::pin::Pin;
 use std::sync::Arc;
 use tokio::sync::watch;
+
+/// Gives the state of the device as it is now.
+pub type Snapshot = Arc<dyn Fn() -> Pin<Box<dyn Future<Output = DeviceState> + Send>> + Send + Sync>;
 
 /// What the handlers read.
 #[derive(Clone)]
 pub struct Api {
-    /// The state of the device, as reported.
-    pub state: watch::Receiver<Arc<DeviceState>>,
+    /// The state of the device.
+    pub state: Snapshot,
     /// Whether the ledger takes orders.
     pub storage: watch::Receiver<Storage>,
     /// Routes.
@@ -57,10 +61,10 @@ pub fn routes(api: Api) -> Router {
 }
 
 async fn status(State(api): State<Api>) -> Json<Value> {
-    let state = api.state.borrow().clone();
+    let state = (api.state)().await;
     let conditions: Vec<Value> = state.conditions.iter().map(condition).collect();
     let relay = (api.relay)();
-    let mut document = json!(*state);
+    let mut document = json!(state);
     if let Value::Object(fields) = &mut document {
         fields.insert("uptime_s".into(), uptime_s(api.started).into());
         fields.insert("conditions".into(), conditions.into());
@@ -133,7 +137,7 @@ async fn readyz(State(api): State<Api>) -> Result<Json<Value>, Failure> {
 }
 
 async fn prometheus(State(api): State<Api>) -> Response {
-    let state = api.state.borrow().clone();
+    let state = (api.state)().await;
     let values = metrics::values(&state, uptime_s(api.started), &(api.relay)());
     ([(http::header::CONTENT_TYPE, "text/plain; version=0.0.4")], metrics::exposition(&values))
         .into_response()

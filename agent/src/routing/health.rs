@@ -102,6 +102,9 @@ pub(super) struct Origins {
     origins: BTreeMap<OriginId, Origin>,
     line: Line,
     silent: u32,
+    /// The last traffic since the last round was answered: an origin without a health probe is not a line that is
+    /// down.
+    traffic_answered: bool,
     first_rounds_left: u32,
     under_way: bool,
     last_round: Option<Mono>,
@@ -130,6 +133,7 @@ impl Origins {
             origins: BTreeMap::new(),
             line: Line::Unknown,
             silent: 0,
+            traffic_answered: false,
             first_rounds_left: settings.first_rounds,
             under_way: false,
             last_round: None,
@@ -154,9 +158,11 @@ impl Origins {
             Outcome::Answered => {
                 known.impostor_of_traffic = None;
                 known.answered(self.settings.answers);
+                self.traffic_answered = true;
                 self.somebody_answered();
             }
             Outcome::Failed(why) => {
+                self.traffic_answered = false;
                 if known.failed(why) {
                     self.hurry(now);
                 }
@@ -216,6 +222,7 @@ impl Origins {
         } else if sent > 0 && sent >= self.origins.len() {
             self.nobody_answered();
         }
+        self.traffic_answered = false;
         self.schedule(results, now);
     }
 
@@ -242,7 +249,9 @@ impl Origins {
     }
 
     fn nobody_answered(&mut self) {
-        self.silent = self.silent.saturating_add(1);
+        if !self.traffic_answered {
+            self.silent = self.silent.saturating_add(1);
+        }
         if self.silent >= self.settings.silent_rounds {
             self.line = Line::Down;
         }

@@ -12,16 +12,16 @@
 //! before it routes as "last good". A kept table was accepted once, so neither its age nor the clock is held against
 //! it again.
 
+use super::shelf::{Place, Shelf};
 use super::view::InForce;
-use super::watched::{FILE_MAX, ReadError, WatchedFile, read_bounded};
-use crate::store::{self, StoreError};
+use super::watched::{FILE_MAX, ReadError, WatchedFile};
+use crate::store::StoreError;
 use samovar_wire::Timestamp;
 use samovar_wire::conditions::Condition;
 use samovar_wire::dsse::{Envelope, OpenError, TrustedKeys};
 use samovar_wire::route::{self, Refusal, Stored};
 use std::collections::BTreeMap;
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 /// Where tables come from and who may sign them.
@@ -76,18 +76,18 @@ enum Source {
 /// Keeps the table in force.
 #[derive(Debug)]
 pub(super) struct Keeper {
-    directory: PathBuf,
+    shelf: Shelf,
     trust: Trust,
     files: Vec<(Source, WatchedFile)>,
     in_force: Option<Arc<InForce>>,
     /// Why each source's last offer was refused.
     refused: BTreeMap<Source, String>,
-    /// A table whose time has not come.
-    waiting: Option<(Timestamp, Vec<u8>)>,
+    /// Tables whose time has not come.
+    waiting: BTreeMap<Source, (Timestamp, Vec<u8>)>,
     /// A table in force that could not be written yet.
     unkept: Option<Vec<u8>>,
-    /// Damaged files that were moved out of the way.
-    set_aside: Vec<String>,
+    /// Why the kept table does not route.
+    unusable: Option<String>,
 }
 
 impl Keeper {
@@ -98,8 +98,6 @@ impl Keeper {
         trust: Trust,
         now: Option<Timestamp>,
     ) -> Result<Self, StoreError> {
-        let directory = data.join("routes");
-        store::make_dir(&directory)?;
         let activation = data.join("route-table.json");
         let mut files = Vec::new();
         if let Some(table) = table {
@@ -109,17 +107,16 @@ impl Keeper {
             files.push((Source::Activation, WatchedFile::new(activation)));
         }
         let mut keeper = Self {
-            directory,
+            shelf: Shelf::open(data)?,
             trust,
             files,
             in_force: None,
             refused: BTreeMap::new(),
-            waiting: None,
+            waiting: BTreeMap::new(),
             unkept: None,
-            set_aside: Vec::new(),
+            unusable: None,
         };
-        keeper.recover();
-        keeper.recover_waiting(now);
+        keeper.recover(now);
         keeper.poll(now);
         Ok(keeper)
     }
@@ -140,13 +137,8 @@ impl Keeper {
                 Err(error) => self.refuse(&source, &error),
             }
         }
-        if let Some((_, bytes)) = self.waiting.take_if(|(from, _)| now.is_some_and(|now| *from <= now)) {
-            self.forget_waiting();
-            let _ = self.offer_from(&Source::Pushed, &bytes, now);
-        }
-        if let Some(bytes) = self.unkept.take() {
-            self.keep(bytes);
-        }
+        self.retry_waiting(now);
+        self.unkept = self.unkept.take().filter(|bytes| self.shelf.keep(bytes).is_err());
     }
 
     /// Takes a table that the fleet pushed, or says why not.
@@ -156,8 +148,7 @@ impl Keeper {
 
     /// The conditions that this flow owns, with their details when they hold.
     pub(super) fn conditions(&self, now: Option<Timestamp>) -> Vec<(Condition, Option<String>)> {
-        let refused: Vec<_> =
-            self.refused.iter().map(|(source, why)| format!("{}: {why}", self.describe(source))).collect();
+        let refused: Vec<_> = self.complaints().collect();
         let expired = self.in_force.as_ref().and_then(|in_force| {
             let table = &in_force.table;
             let ended = now.is_some_and(|now| table.expires_at <= now);
@@ -172,7 +163,7 @@ impl Keeper {
 
     /// Damaged files that were moved out of the way since the last call.
     pub(super) fn take_set_aside(&mut self) -> Vec<String> {
-        std::mem::take(&mut self.set_aside)
+        self.shelf.take_set_aside()
     }
 
     /// Why no table is in force, and what to do.
@@ -181,18 +172,20 @@ impl Keeper {
             return "no key is trusted to sign route tables: activate, or set routing.trusted_keys"
                 .to_owned();
         }
-        let seen: Vec<_> = self.files.iter().filter(|(_, file)| file.exists()).collect();
-        let mut why: Vec<_> =
-            self.refused.iter().map(|(source, why)| format!("{}: {why}", self.describe(source))).collect();
+        let mut why: Vec<_> = self.unusable.iter().cloned().chain(self.complaints()).collect();
         for (source, file) in &self.files {
             if *source == Source::Configured && !file.exists() {
                 why.push(format!("routing.table {} does not exist", file.path.display()));
             }
         }
-        if seen.is_empty() && why.is_empty() {
+        if why.is_empty() {
             return "none was found: activate, or set routing.table".to_owned();
         }
         why.join("; ")
+    }
+
+    fn complaints(&self) -> impl Iterator<Item = String> {
+        self.refused.iter().map(|(source, why)| format!("{}: {why}", self.describe(source)))
     }
 
     fn describe(&self, source: &Source) -> String {
@@ -261,7 +254,7 @@ impl Keeper {
         tracing::info!(version, key = accepted.key_id, "route table in force");
         self.in_force = Some(Arc::new(in_force(accepted, false)));
         self.refused.clear();
-        self.keep(bytes.to_vec());
+        self.keep(bytes);
         Taken::InForce { version }
     }
 
@@ -273,7 +266,7 @@ impl Keeper {
             return;
         }
         if let TableRefused::Refused(Refusal::NotYet(from)) = refusal {
-            self.wait_for(*from, bytes);
+            self.wait_for(source, *from, bytes);
         }
         self.refuse(source, refusal);
     }
@@ -284,99 +277,67 @@ impl Keeper {
         self.refused.insert(source.clone(), why);
     }
 
-    /// Keeps the envelope on disk, and the one before it. The table is in force even if that fails: an emergency
-    /// switch must work on a full disk. It is tried again with every look.
-    fn keep(&mut self, bytes: Vec<u8>) {
-        if let Err(error) = self.write(&bytes) {
+    /// Keeps the envelope on disk. The table is in force even if that fails: an emergency switch must work on a full
+    /// disk. It is tried again with every look.
+    fn keep(&mut self, bytes: &[u8]) {
+        self.unkept = None;
+        if let Err(error) = self.shelf.keep(bytes) {
             tracing::error!(error = crate::net::explain(&error), "the route table in force cannot be kept");
-            self.unkept = Some(bytes);
+            self.unkept = Some(bytes.to_vec());
         }
     }
 
-    fn write(&self, bytes: &[u8]) -> Result<(), StoreError> {
-        let kept = self.kept();
-        if let Some(before) = store::read(&kept)?.filter(|before| before != bytes) {
-            store::replace(&self.previous(), &before, 0o600)?;
+    /// A file can be read again; what was pushed is kept.
+    fn wait_for(&mut self, source: &Source, from: Timestamp, bytes: &[u8]) {
+        if *source == Source::Pushed {
+            self.shelf.keep_waiting(Some(bytes));
         }
-        store::replace(&kept, bytes, 0o600)
+        self.waiting.insert(source.clone(), (from, bytes.to_vec()));
     }
 
-    fn wait_for(&mut self, from: Timestamp, bytes: &[u8]) {
-        if let Err(error) = store::replace(&self.waiting_file(), bytes, 0o600) {
-            tracing::error!(error = crate::net::explain(&error), "a route table for later cannot be kept");
-        }
-        self.waiting = Some((from, bytes.to_vec()));
-    }
-
-    fn forget_waiting(&self) {
-        if let Err(error) = store::remove(&self.waiting_file()) {
-            tracing::warn!(error = crate::net::explain(&error), "a route table that waited is still there");
+    fn retry_waiting(&mut self, now: Option<Timestamp>) {
+        let Some(time) = now else { return };
+        let due: Vec<_> = self.waiting.extract_if(.., |_, (from, _)| *from <= time).collect();
+        for (source, (_, bytes)) in due {
+            self.offer_again(&source, &bytes, now);
         }
     }
 
-    /// Brings the kept table back into force, or else the one before it.
-    fn recover(&mut self) {
-        let kept = self.kept();
-        self.in_force = self.recover_from(&kept, false);
-        if self.in_force.is_none() {
-            let previous = self.previous();
-            self.in_force = self.recover_from(&previous, true);
+    /// Offers a table that waited. That a newer one came meanwhile is no fault.
+    fn offer_again(&mut self, source: &Source, bytes: &[u8], now: Option<Timestamp>) {
+        if *source == Source::Pushed {
+            self.shelf.keep_waiting(None);
+        }
+        if !matches!(self.judge(bytes, now), Err(TableRefused::Refused(Refusal::OlderVersion { .. }))) {
+            // Its refusal is kept for the condition.
+            let _ = self.offer_from(source, bytes, now);
         }
     }
 
-    fn recover_from(&mut self, path: &Path, last_good: bool) -> Option<Arc<InForce>> {
-        let bytes = self.read_own(path)?;
+    /// Brings the kept table back into force, or else the one before it, and the one that waits back to wait.
+    fn recover(&mut self, now: Option<Timestamp>) {
+        self.in_force =
+            self.recover_from(Place::InForce).or_else(|| self.recover_from(Place::Previous)).map(Arc::new);
+        if let Some(bytes) = self.shelf.read(Place::Waiting) {
+            self.offer_again(&Source::Pushed, &bytes, now);
+        }
+    }
+
+    fn recover_from(&mut self, place: Place) -> Option<InForce> {
+        let bytes = self.shelf.read(place)?;
         // Accepted once: the clock is not asked again.
         match judge(&bytes, &self.trust, None, None) {
-            Ok(accepted) => Some(Arc::new(in_force(accepted, last_good))),
+            Ok(accepted) => Some(in_force(accepted, place == Place::Previous)),
             Err(refusal) => {
+                let path = self.shelf.path(place);
                 tracing::error!(path = %path.display(), why = %refusal, "a kept route table is not usable");
+                self.unusable = Some(format!("the kept table {}: {refusal}", path.display()));
                 if is_damage(&refusal) {
-                    self.move_aside(path, &refusal);
+                    self.shelf.move_aside(place, &refusal);
                 }
                 None
             }
         }
-    }
-
-    fn recover_waiting(&mut self, now: Option<Timestamp>) {
-        let path = self.waiting_file();
-        if let Some(bytes) = self.read_own(&path) {
-            // Taken, refused or put back to wait, as if it had been pushed just now.
-            self.forget_waiting();
-            let _ = self.offer_from(&Source::Pushed, &bytes, now);
-        }
-    }
-
-    fn read_own(&mut self, path: &Path) -> Option<Vec<u8>> {
-        match read_bounded(path) {
-            Ok(bytes) => Some(bytes),
-            Err(ReadError::Read(error)) if error.kind() == io::ErrorKind::NotFound => None,
-            Err(error) => {
-                self.move_aside(path, &error);
-                None
-            }
-        }
-    }
-
-    fn move_aside(&mut self, path: &Path, why: &impl ToString) {
-        let outcome = match store::set_aside(path) {
-            Ok(target) => format!("is now {}", target.display()),
-            Err(error) => crate::net::explain(&error),
-        };
-        self.set_aside.push(format!("{} ({}) {outcome}", path.display(), why.to_string()));
-    }
-
-    fn kept(&self) -> PathBuf {
-        self.directory.join("in-force.json")
-    }
-
-    fn previous(&self) -> PathBuf {
-        self.directory.join("previous.json")
-    }
-
-    fn waiting_file(&self) -> PathBuf {
-        self.directory.join("waiting.json")
     }
 }
 
@@ -394,12 +355,12 @@ fn judge(
     Ok(route::accept(&envelope, &trust.keys, &trust.environment, stored, now)?)
 }
 
-/// The bytes changed on disk; a table of other keys or another environment is whole, just not for now.
+/// The bytes changed on disk. A table of other keys, another environment or other rules is whole, just not for now.
 fn is_damage(refusal: &TableRefused) -> bool {
     match refusal {
+        TableRefused::TooLarge | TableRefused::NotAnEnvelope(_) => true,
         TableRefused::Refused(Refusal::Untrusted(why)) => !matches!(why, OpenError::UnknownKey { .. }),
-        TableRefused::Refused(Refusal::Environment { .. } | Refusal::Schema(_)) => false,
-        _ => true,
+        TableRefused::Refused(_) => false,
     }
 }
 

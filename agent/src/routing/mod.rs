@@ -25,6 +25,7 @@ mod keeper;
 mod nearest;
 mod probe;
 mod run;
+mod shelf;
 mod targets;
 mod verdict;
 mod view;
@@ -38,3 +39,5 @@ pub use view::{Ask, InForce, RouteError};
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod world;

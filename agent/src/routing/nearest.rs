@@ -32,18 +32,14 @@ impl Nearest {
         samples.push_back(time);
     }
 
-    /// Looks at the measurements once. `candidates` are those to choose among, in listed order, without the ones that
-    /// are down.
-    pub(super) fn evaluate(&mut self, candidates: &[OriginId]) {
+    /// Looks at the measurements once. `candidates` are those to choose among, in listed order. One that is down does
+    /// not win, and one that holds the place keeps it while it is down: to serve in its stead is a fail-over, which
+    /// ends when it is back.
+    pub(super) fn evaluate(&mut self, candidates: &[OriginId], is_down: impl Fn(&OriginId) -> bool) {
         self.samples.retain(|origin, _| candidates.contains(origin));
-        let holder = match self.holder.take().filter(|holder| candidates.contains(holder)) {
-            Some(holder) => holder,
-            None => match candidates.first() {
-                Some(first) => first.clone(),
-                None => return,
-            },
-        };
-        let faster = self.clearly_faster(&holder);
+        let kept = self.holder.take().filter(|holder| candidates.contains(holder));
+        let Some(holder) = kept.or_else(|| candidates.first().cloned()) else { return };
+        let faster = if is_down(&holder) { None } else { self.clearly_faster(&holder, is_down) };
         self.holder = Some(holder);
         let rounds = match (&faster, &self.challenger) {
             (Some(name), Some((before, rounds))) if name == before => rounds + 1,
@@ -63,11 +59,12 @@ impl Nearest {
         self.holder.as_ref().filter(|holder| self.samples.contains_key(*holder))
     }
 
-    fn clearly_faster(&self, holder: &OriginId) -> Option<OriginId> {
+    fn clearly_faster(&self, holder: &OriginId, is_down: impl Fn(&OriginId) -> bool) -> Option<OriginId> {
         let held = self.best(holder)?;
         let (name, time) = self
             .samples
             .keys()
+            .filter(|origin| !is_down(origin))
             .filter_map(|origin| Some((origin, self.best(origin)?)))
             .min_by_key(|(_, time)| *time)?;
         let clearly = time + FASTER_BY <= held && time <= held.mul_f64(FASTER_SHARE);
@@ -87,13 +84,17 @@ mod tests {
         name.parse().unwrap()
     }
 
+    fn up(_: &OriginId) -> bool {
+        false
+    }
+
     fn after(first_ms: u64, second_ms: u64, evaluations: u32) -> Option<String> {
         let (first, second) = (origin("first"), origin("second"));
         let mut nearest = Nearest::default();
         for _ in 0..evaluations {
             nearest.measured(&first, Duration::from_millis(first_ms));
             nearest.measured(&second, Duration::from_millis(second_ms));
-            nearest.evaluate(&[first.clone(), second.clone()]);
+            nearest.evaluate(&[first.clone(), second.clone()], up);
         }
         nearest.nearest().map(ToString::to_string)
     }
@@ -101,7 +102,7 @@ mod tests {
     #[test]
     fn nothing_is_nearest_before_a_measurement() {
         let mut nearest = Nearest::default();
-        nearest.evaluate(&[origin("first"), origin("second")]);
+        nearest.evaluate(&[origin("first"), origin("second")], up);
         assert_eq!(nearest.nearest(), None);
     }
 
@@ -120,18 +121,18 @@ mod tests {
         let mut nearest = Nearest::default();
         nearest.measured(&first, Duration::from_millis(200));
         nearest.measured(&second, Duration::from_millis(60));
-        nearest.evaluate(&both);
-        nearest.evaluate(&both);
+        nearest.evaluate(&both, up);
+        nearest.evaluate(&both, up);
         nearest.measured(&first, Duration::from_millis(61));
-        nearest.evaluate(&both);
+        nearest.evaluate(&both, up);
         assert_eq!(nearest.nearest(), Some(&first));
         for _ in 0..SAMPLES {
             nearest.measured(&first, Duration::from_millis(200));
         }
-        nearest.evaluate(&both);
-        nearest.evaluate(&both);
+        nearest.evaluate(&both, up);
+        nearest.evaluate(&both, up);
         assert_eq!(nearest.nearest(), Some(&first));
-        nearest.evaluate(&both);
+        nearest.evaluate(&both, up);
         assert_eq!(nearest.nearest(), Some(&second));
     }
 
@@ -142,11 +143,26 @@ mod tests {
         nearest.measured(&first, Duration::from_millis(200));
         nearest.measured(&second, Duration::from_millis(60));
         for _ in 0..3 {
-            nearest.evaluate(&[first.clone(), second.clone()]);
+            nearest.evaluate(&[first.clone(), second.clone()], up);
         }
         assert_eq!(nearest.nearest(), Some(&second));
-        nearest.evaluate(std::slice::from_ref(&first));
+        nearest.evaluate(std::slice::from_ref(&first), up);
         assert_eq!(nearest.nearest(), Some(&first));
+    }
+
+    #[test]
+    fn the_nearest_keeps_its_place_while_it_is_down_and_nobody_wins_who_is_down() {
+        let (first, second) = (origin("first"), origin("second"));
+        let both = [first.clone(), second.clone()];
+        let mut nearest = Nearest::default();
+        for down in [&first, &second] {
+            for _ in 0..9 {
+                nearest.measured(&first, Duration::from_millis(200));
+                nearest.measured(&second, Duration::from_millis(60));
+                nearest.evaluate(&both, |origin| origin == down);
+                assert_eq!(nearest.nearest(), Some(&first));
+            }
+        }
     }
 
     proptest::proptest! {
@@ -159,7 +175,7 @@ mod tests {
             for (one, other) in times {
                 nearest.measured(&first, Duration::from_millis(one));
                 nearest.measured(&second, Duration::from_millis(other));
-                nearest.evaluate(&[first.clone(), second.clone()]);
+                nearest.evaluate(&[first.clone(), second.clone()], up);
                 proptest::prop_assert_eq!(nearest.nearest(), Some(&first));
             }
         }

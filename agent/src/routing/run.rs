@@ -194,10 +194,9 @@ impl Runner {
             found.iter().map(|found| (found.origin.clone(), found.probed.clone())).collect();
         self.origins.end_round(&results, mono());
         let seen = self.origins.seen();
-        let is_usable = |origin: &OriginId| seen.get(origin).is_some_and(|seen| seen.routing != Health::Down);
-        let mut listed = self.candidates();
-        listed.retain(is_usable);
-        self.nearest.evaluate(&listed);
+        let is_down = |origin: &OriginId| seen.get(origin).is_none_or(|seen| seen.routing == Health::Down);
+        let listed = self.candidates();
+        self.nearest.evaluate(&listed, is_down);
     }
 
     fn candidates(&self) -> Vec<OriginId> {

@@ -59,3 +59,57 @@ pub(super) fn candidates(table: &Table, identity: &Identity) -> Vec<OriginId> {
     }
     table.countries.get(&identity.country).map(|routes| routes.residency.clone()).unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::routing::world::{identity, table as document};
+    use serde_json::{Value, json};
+
+    fn read(document: Value) -> Table {
+        serde_json::from_value(document).unwrap()
+    }
+
+    fn domains(table: &Table) -> Vec<(String, String)> {
+        let found = targets(table, &identity(), Scheme::Https);
+        found.into_iter().map(|(origin, way)| (origin.to_string(), way.domain)).collect()
+    }
+
+    fn pairs(expected: &[(&str, &str)]) -> Vec<(String, String)> {
+        expected.iter().map(|(origin, domain)| ((*origin).to_owned(), (*domain).to_owned())).collect()
+    }
+
+    #[test]
+    fn an_origin_is_probed_by_the_way_of_the_own_country_and_of_orders_before_others() {
+        let all = [
+            ("apac", "a.test", 443),
+            ("spare", "s.test", 443),
+            ("unused", "u.test", 443),
+            ("us-west", "w.test", 443),
+        ];
+        let mut document = document(1, &all);
+        let service = |domain: &str| json!({ "domains": { "default": domain } });
+        document["countries"] = json!({
+            "AU": { "residency": ["apac", "us-west", "spare"], "services": { "orders": service("au.test") } },
+            "US": { "residency": ["us-west", "apac"],
+                    "services": { "menu": service("menu.test"), "orders": service("us.test") } }
+        });
+        document["origins"]["spare"]["state"] = "draining".into();
+        let table = read(document.clone());
+        assert_eq!(
+            domains(&table),
+            pairs(&[("apac", "us.test"), ("spare", "au.test"), ("us-west", "us.test")])
+        );
+        document["origins"]["apac"]["state"] = "off".into();
+        assert_eq!(domains(&read(document)), pairs(&[("spare", "au.test"), ("us-west", "us.test")]));
+    }
+
+    #[test]
+    fn only_so_many_origins_are_probed_and_the_preferred_ones_first() {
+        let names: Vec<String> = (0..40).rev().map(|n| format!("origin-{n:02}")).collect();
+        let all: Vec<_> = names.iter().map(|name| (name.as_str(), "a.test", 443)).collect();
+        let found = targets(&read(document(1, &all)), &identity(), Scheme::Https);
+        assert_eq!(found.len(), TARGETS_MAX);
+        assert!(found.contains_key("origin-39") && !found.contains_key("origin-00"));
+    }
+}

@@ -165,3 +165,53 @@ impl View {
         self.since = self.origins.keys().map(since).collect();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::routing::world::{orders, table, view};
+
+    fn seen(routing: Health) -> Seen {
+        Seen { routing, shown: routing, last_error: None, impostor: None }
+    }
+
+    fn chosen(healths: &[(&str, Health)]) -> String {
+        let listed: Vec<_> = healths.iter().map(|(name, _)| (*name, "127.0.0.1", 1)).collect();
+        let mut view = view(table(1, &listed));
+        view.origins = healths.iter().map(|(name, health)| (name.parse().unwrap(), seen(*health))).collect();
+        let orders = orders();
+        view.choose(&Ask::service(&orders), Scheme::Http, None).unwrap().origin.to_string()
+    }
+
+    #[test]
+    fn a_fail_over_passes_an_origin_that_is_not_proven_and_stays_when_none_is() {
+        use Health::{Down, Unknown, Up};
+        assert_eq!(chosen(&[("a", Unknown), ("b", Up)]), "a", "not known is not down");
+        assert_eq!(chosen(&[("a", Down), ("b", Unknown), ("c", Up)]), "c");
+        assert_eq!(chosen(&[("a", Down), ("b", Up), ("c", Up)]), "b");
+        assert_eq!(chosen(&[("a", Down), ("b", Unknown), ("c", Down)]), "a");
+        assert_eq!(chosen(&[("a", Down), ("b", Down)]), "a");
+    }
+
+    #[test]
+    fn an_origin_that_answers_outside_the_residency_serves_nobody() {
+        let mut document = table(1, &[("a", "127.0.0.1", 1), ("b", "127.0.0.1", 1), ("c", "127.0.0.1", 1)]);
+        document["countries"]["US"]["residency"] = serde_json::json!(["a", "b"]);
+        let mut view = view(document);
+        let healths = [("a", Health::Down), ("b", Health::Down), ("c", Health::Up)];
+        view.origins = healths.map(|(name, health)| (name.parse().unwrap(), seen(health))).into();
+        let orders = orders();
+        let ask = Ask::service(&orders);
+        assert_eq!(view.choose(&ask, Scheme::Http, None).unwrap().origin.as_str(), "a");
+        let outside = view.bound(&ask, &"c".parse().unwrap(), Scheme::Http, None);
+        assert!(matches!(outside, Err(RouteError::NoRoute(NoRoute::Residency { .. }))));
+    }
+
+    #[test]
+    fn the_nearest_is_the_fallbacks_first() {
+        let mut view = view(table(1, &[("a", "127.0.0.1", 1), ("b", "127.0.0.1", 1)]));
+        view.nearest = Some("b".parse().unwrap());
+        let orders = orders();
+        assert_eq!(view.choose(&Ask::service(&orders), Scheme::Http, None).unwrap().origin.as_str(), "b");
+    }
+}

@@ -29,9 +29,7 @@ pub struct Reporter {
 impl Reporter {
     /// The state as it is now.
     pub async fn state(&self) -> DeviceState {
-        let mut state = (self.collect)().await;
-        state.conditions = self.board.visible(mono()).0;
-        state
+        with_conditions(&self.board, &self.collect).await
     }
 
     /// Publishes a new state after each change, until told to stop.
@@ -63,6 +61,13 @@ impl Reporter {
             }
         }
     }
+}
+
+/// The state as it is now, conditions included.
+pub async fn with_conditions(board: &Board, collect: &Collect) -> DeviceState {
+    let mut state = collect().await;
+    state.conditions = board.visible(mono()).0;
+    state
 }
 
 /// Waits until one of the sources ticks; a source that has ended ticks no more.

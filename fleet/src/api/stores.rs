@@ -1,0 +1,133 @@
+//! Stores: list and add.
+
+use axum::Json;
+use axum::extract::{Path, Query, State};
+use http::StatusCode;
+use samovar_wire::{Country, StoreId, Timestamp};
+use sea_orm::ActiveValue::Set;
+use sea_orm::sea_query::OnConflict;
+use sea_orm::{ColumnTrait as _, EntityTrait as _, QueryFilter as _, QueryOrder as _, QuerySelect as _};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::Page;
+use crate::app::App;
+use crate::auth::{Operator, Role};
+use crate::db::entity::store;
+use crate::problem::{Failure, chain};
+use crate::{audit, clock};
+
+pub(super) fn router() -> OpenApiRouter<App> {
+    OpenApiRouter::new().routes(routes!(list, add)).routes(routes!(one))
+}
+
+/// A store.
+#[derive(Serialize, ToSchema)]
+struct StoreView {
+    id: String,
+    /// ISO 3166-1 alpha-2.
+    country: String,
+    name: String,
+    created_at: String,
+}
+
+/// Stores, by identifier.
+#[derive(Serialize, ToSchema)]
+struct StoreList {
+    stores: Vec<StoreView>,
+    /// What to give as `after` for the next page; null at the end.
+    next: Option<String>,
+}
+
+/// A store to add.
+#[derive(Deserialize, ToSchema)]
+struct NewStore {
+    id: String,
+    /// ISO 3166-1 alpha-2.
+    country: String,
+    #[serde(default)]
+    name: String,
+}
+
+/// Stores, by identifier.
+#[utoipa::path(get, path = "/api/v1/stores", tag = "stores", params(Page),
+    responses((status = 200, body = StoreList), (status = 401)))]
+async fn list(
+    State(app): State<App>,
+    _operator: Operator,
+    Query(page): Query<Page>,
+) -> Result<Json<StoreList>, Failure> {
+    let mut query = store::Entity::find().order_by_asc(store::Column::Id).limit(page.limit());
+    if let Some(after) = &page.after {
+        query = query.filter(store::Column::Id.gt(after));
+    }
+    let rows = query.all(app.database.read()).await?;
+    let full = u64::try_from(rows.len()).is_ok_and(|found| found == page.limit());
+    let next = rows.last().filter(|_| full).map(|row| row.id.clone());
+    Ok(Json(StoreList { stores: rows.into_iter().map(view).collect(), next }))
+}
+
+/// One store.
+#[utoipa::path(get, path = "/api/v1/stores/{id}", tag = "stores", params(("id" = String, Path)),
+    responses((status = 200, body = StoreView), (status = 401), (status = 404)))]
+async fn one(
+    State(app): State<App>,
+    _operator: Operator,
+    Path(id): Path<String>,
+) -> Result<Json<StoreView>, Failure> {
+    let found = store::Entity::find_by_id(&id).one(app.database.read()).await?;
+    Ok(Json(view(found.ok_or_else(|| Failure::not_found(format!("there is no store {id}")))?)))
+}
+
+/// Adds a store.
+#[utoipa::path(post, path = "/api/v1/stores", tag = "stores", request_body = NewStore,
+    responses((status = 201, body = StoreView), (status = 400), (status = 401), (status = 403),
+        (status = 409, description = "there is a store of that identifier")))]
+async fn add(
+    State(app): State<App>,
+    operator: Operator,
+    Json(new): Json<NewStore>,
+) -> Result<(StatusCode, Json<StoreView>), Failure> {
+    operator.needs(Role::Netops)?;
+    let id: StoreId = new.id.parse().map_err(|error| Failure::malformed(format!("{error}")))?;
+    let country: Country = new.country.parse().map_err(|error| Failure::malformed(format!("{error}")))?;
+    if new.name.chars().count() > 200 || new.name.contains('\0') {
+        return Err(Failure::malformed("a name has at most 200 characters"));
+    }
+    let now = clock::now();
+    let row = store::Model {
+        id: id.to_string(),
+        country: country.to_string(),
+        name: new.name,
+        created_at: now.millis(),
+    };
+    let write = app.database.write().await?;
+    let active = store::ActiveModel {
+        id: Set(row.id.clone()),
+        country: Set(row.country.clone()),
+        name: Set(row.name.clone()),
+        created_at: Set(row.created_at),
+    };
+    let inserted = store::Entity::insert(active)
+        .on_conflict(OnConflict::column(store::Column::Id).do_nothing().to_owned())
+        .exec_without_returning(&*write)
+        .await?;
+    if inserted == 0 {
+        return Err(Failure::conflict(format!("there is a store {id}")));
+    }
+    audit::record(&write, now, &operator.name, ("store.add", id.as_str()), format!("country {country}"))
+        .await?;
+    write.commit().await?;
+    // A new country must be in the starter table before its first device asks; if this fails, the hourly check does it.
+    if let Err(error) = crate::routes::starter::refresh(&app, now).await {
+        tracing::error!(error = %chain(&error), "the starter route table was not re-issued");
+    }
+    Ok((StatusCode::CREATED, Json(view(row))))
+}
+
+fn view(row: store::Model) -> StoreView {
+    let created_at = Timestamp::from_millis(row.created_at).to_string();
+    StoreView { id: row.id, country: row.country, name: row.name, created_at }
+}

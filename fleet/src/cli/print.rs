@@ -1,0 +1,65 @@
+//! Answers for people: a table of the fields that matter, columns as wide as their values.
+
+use std::io::Write as _;
+
+use serde_json::Value;
+
+/// Prints a line. A reader that has gone away (`| head`) ends the program quietly.
+pub(super) fn line(text: &str) {
+    if writeln!(std::io::stdout(), "{text}").is_err() {
+        std::process::exit(0);
+    }
+}
+
+/// Prints a list as a table.
+pub(super) fn table(rows: &[Value], columns: &[&str]) {
+    for line in lines(rows, columns) {
+        self::line(&line);
+    }
+}
+
+/// Prints one thing, a field on each line.
+pub(super) fn fields(thing: &Value) {
+    let Some(fields) = thing.as_object() else { return line(&thing.to_string()) };
+    let width = fields.keys().map(String::len).max().unwrap_or(0);
+    for (name, value) in fields {
+        line(&format!("{name:width$}  {}", text(value)));
+    }
+}
+
+/// Prints an answer as it came.
+pub(super) fn json(answer: &Value) {
+    line(&format!("{answer:#}"));
+}
+
+fn lines(rows: &[Value], columns: &[&str]) -> Vec<String> {
+    let cells: Vec<Vec<String>> = std::iter::once(columns.iter().map(|name| name.to_uppercase()).collect())
+        .chain(rows.iter().map(|row| columns.iter().map(|name| text(&row[*name])).collect()))
+        .collect();
+    let width = |column: usize| cells.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..columns.len()).map(width).collect();
+    let padded = |row: &Vec<String>| {
+        let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}"));
+        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
+    };
+    cells.iter().map(padded).collect()
+}
+
+fn text(value: &Value) -> String {
+    match value {
+        Value::Null => "-".to_owned(),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_are_as_wide_as_their_widest_value_and_what_is_missing_is_a_dash() {
+        let rows = [serde_json::json!({"id": "US-0001", "country": "US"}), serde_json::json!({"id": "JP-1"})];
+        assert_eq!(lines(&rows, &["id", "country"]), ["ID       COUNTRY", "US-0001  US", "JP-1     -"]);
+    }
+}

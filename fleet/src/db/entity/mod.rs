@@ -1,0 +1,12 @@
+//! The tables as types, one file each.
+
+pub mod audit;
+pub mod certificate;
+pub mod claim;
+pub mod device;
+pub mod operator;
+pub mod order;
+pub mod route_table;
+pub mod secret;
+pub mod session;
+pub mod store;

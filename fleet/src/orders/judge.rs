@@ -1,0 +1,186 @@
+//! What is answered for each order: pure.
+
+use std::collections::{HashMap, HashSet};
+
+use samovar_wire::orders::{IncomingOrder, OrderResult, Outcome};
+
+/// Longer names are nobody's order numbers.
+const LONGEST: usize = 1024;
+
+/// What the database has for a key after the insert.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Stored {
+    pub(super) sha256: String,
+    /// Which request recorded it.
+    pub(super) receipt: String,
+}
+
+/// Why an order can never be taken, as code and words; `None` when it can.
+pub(super) fn refusal(order: &IncomingOrder) -> Option<(&'static str, String)> {
+    for (field, text) in [("id", &order.id), ("key", &order.key)] {
+        if text.is_empty() {
+            return Some(("invalid-order", format!("{field} is empty")));
+        }
+    }
+    let udl = order.udl.as_ref();
+    for (field, text) in [
+        ("id", Some(&order.id)),
+        ("key", Some(&order.key)),
+        ("order_no", Some(&order.order_no)),
+        ("udl", udl),
+    ] {
+        let Some(text) = text else { continue };
+        if text.len() > LONGEST {
+            return Some(("invalid-order", format!("{field} is longer than {LONGEST} bytes")));
+        }
+        // PostgreSQL cannot store it, and no till means it.
+        if text.contains('\0') {
+            return Some(("invalid-order", format!("{field} contains a NUL character")));
+        }
+    }
+    if i64::try_from(order.seq).is_err() {
+        return Some(("invalid-order", "seq is too large".to_owned()));
+    }
+    if !order.digest_matches() {
+        return Some(("digest-mismatch", "sha256 is not that of the body".to_owned()));
+    }
+    None
+}
+
+/// The results, in the order of the batch. `stored` is what the database has for the keys of the batch now.
+pub(super) fn results(
+    orders: &[IncomingOrder],
+    stored: &HashMap<String, Stored>,
+    receipt: &str,
+) -> Vec<OrderResult> {
+    let mut seen = HashSet::new();
+    orders
+        .iter()
+        .map(|order| {
+            if let Some((code, detail)) = refusal(order) {
+                return result(order, Outcome::Rejected, Some(code), Some(detail));
+            }
+            let first = seen.insert(order.key.as_str());
+            match stored.get(&order.key) {
+                // Pruned between insert and read: the sender asks again.
+                None => result(order, Outcome::Retry, None, None),
+                Some(found) if found.sha256 != order.sha256 => {
+                    let detail = "the key is known with other content".to_owned();
+                    result(order, Outcome::Conflict, Some("key-reused"), Some(detail))
+                }
+                Some(found) if first && found.receipt == receipt => {
+                    result(order, Outcome::Settled, None, None)
+                }
+                Some(_) => result(order, Outcome::Duplicate, None, None),
+            }
+        })
+        .collect()
+}
+
+fn result(order: &IncomingOrder, status: Outcome, code: Option<&str>, detail: Option<String>) -> OrderResult {
+    OrderResult { id: order.id.clone(), status, code: code.map(str::to_owned), detail, retry_after_s: None }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use samovar_wire::encoding::{hex, sha256};
+    use serde_json::value::RawValue;
+
+    fn order(id: &str, key: &str, body: &str) -> IncomingOrder {
+        IncomingOrder {
+            id: id.into(),
+            key: key.into(),
+            sha256: hex(&sha256(body.as_bytes())),
+            order_no: key.into(),
+            seq: 1,
+            udl: None,
+            accepted_at: samovar_wire::Timestamp::from_millis(1),
+            body: RawValue::from_string(body.into()).unwrap(),
+        }
+    }
+
+    fn stored(order: &IncomingOrder, receipt: &str) -> (String, Stored) {
+        (order.key.clone(), Stored { sha256: order.sha256.clone(), receipt: receipt.into() })
+    }
+
+    fn statuses(orders: &[IncomingOrder], known: &HashMap<String, Stored>) -> Vec<Outcome> {
+        results(orders, known, "mine").into_iter().map(|result| result.status).collect()
+    }
+
+    #[test]
+    fn each_order_stands_alone() {
+        let orders =
+            [order("1", "a", "{}"), order("2", "b", "{}"), order("3", "c", "{}"), order("4", "d", "{}")];
+        let other = order("x", "c", "{\"other\": 1}");
+        let known = HashMap::from([
+            stored(&orders[0], "mine"),
+            stored(&orders[1], "theirs"),
+            stored(&other, "theirs"),
+        ]);
+        assert_eq!(
+            statuses(&orders, &known),
+            [Outcome::Settled, Outcome::Duplicate, Outcome::Conflict, Outcome::Retry]
+        );
+    }
+
+    #[test]
+    fn a_key_twice_in_one_batch_settles_once() {
+        let orders = [order("1", "a", "{}"), order("2", "a", "{}"), order("3", "a", "[]")];
+        let known = HashMap::from([stored(&orders[0], "mine")]);
+        assert_eq!(statuses(&orders, &known), [Outcome::Settled, Outcome::Duplicate, Outcome::Conflict]);
+    }
+
+    #[test]
+    fn what_can_never_be_stored_is_rejected_with_a_code() {
+        let mut wrong = order("1", "a", "{}");
+        wrong.sha256 = "0".repeat(64);
+        assert_eq!(refusal(&wrong).unwrap().0, "digest-mismatch");
+        assert_eq!(refusal(&order("1", "", "{}")).unwrap().0, "invalid-order");
+        assert_eq!(refusal(&order("1", "a\0b", "{}")).unwrap().0, "invalid-order");
+        assert_eq!(refusal(&order("1", &"k".repeat(2000), "{}")).unwrap().0, "invalid-order");
+        assert_eq!(refusal(&order("1", "a", " {\"a\" : 1.00}".trim())), None);
+    }
+
+    /// What the database does: each key is recorded by the first who brings it.
+    fn insert_if_absent(database: &mut HashMap<String, Stored>, orders: &[IncomingOrder], receipt: &str) {
+        for order in orders.iter().filter(|order| refusal(order).is_none()) {
+            let row = Stored { sha256: order.sha256.clone(), receipt: receipt.to_owned() };
+            database.entry(order.key.clone()).or_insert(row);
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn however_batches_repeat_and_overlap_each_key_settles_once_and_with_its_first_content(
+            batches in proptest::collection::vec(proptest::collection::vec((0..6_u8, 0..3_u8), 1..8), 1..12),
+        ) {
+            let mut database = HashMap::new();
+            let mut settled: HashMap<String, String> = HashMap::new();
+            for (number, batch) in batches.iter().enumerate() {
+                let receipt = format!("request {number}");
+                let orders: Vec<IncomingOrder> = batch
+                    .iter()
+                    .enumerate()
+                    .map(|(id, (key, body))| order(&format!("{number}-{id}"), &format!("key {key}"), &body.to_string()))
+                    .collect();
+                insert_if_absent(&mut database, &orders, &receipt);
+                let answers = results(&orders, &database, &receipt);
+                proptest::prop_assert_eq!(answers.len(), orders.len());
+                for (order, answer) in orders.iter().zip(&answers) {
+                    proptest::prop_assert_eq!(&answer.id, &order.id);
+                    match answer.status {
+                        Outcome::Settled => {
+                            let before = settled.insert(order.key.clone(), order.sha256.clone());
+                            proptest::prop_assert_eq!(before, None, "{} settled twice", order.key);
+                        }
+                        Outcome::Duplicate => proptest::prop_assert_eq!(settled.get(&order.key), Some(&order.sha256)),
+                        Outcome::Conflict => proptest::prop_assert!(settled.get(&order.key) != Some(&order.sha256)),
+                        other => proptest::prop_assert!(false, "{:?}", other),
+                    }
+                }
+            }
+            proptest::prop_assert_eq!(settled.len(), database.len(), "what is recorded has been answered settled");
+        }
+    }
+}

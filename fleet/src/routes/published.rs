@@ -1,0 +1,120 @@
+//! Published tables in the database.
+
+use samovar_wire::Timestamp;
+use samovar_wire::dsse::Envelope;
+use samovar_wire::encoding::{from_base64, sha256_from_hex};
+use samovar_wire::route::{Refusal, Stored, Table};
+use sea_orm::ActiveValue::Set;
+use sea_orm::sea_query::OnConflict;
+use sea_orm::{EntityTrait as _, QueryOrder as _};
+
+use crate::audit;
+use crate::db::entity::route_table;
+use crate::db::{Database, DatabaseError};
+
+/// Marks tables that this server made itself.
+pub const BY_STARTER: &str = "starter";
+
+/// Marks tables that an operator published.
+pub const BY_OPERATOR: &str = "operator";
+
+/// A table cannot come into force.
+#[derive(Debug, thiserror::Error)]
+pub enum PublishError {
+    /// The devices' own rules refuse it.
+    #[error("the table {0}")]
+    Refused(#[from] Refusal),
+    /// Another table has taken this version, or a higher one.
+    #[error("version {offered} is taken; publish under a higher version than {highest}")]
+    Version {
+        /// The version offered.
+        offered: u64,
+        /// The version in force.
+        highest: i64,
+    },
+    /// The starter table cannot be made from this configuration.
+    #[error("the starter route table cannot be made: {0}")]
+    Starter(String),
+    /// Not stored.
+    #[error(transparent)]
+    Database(#[from] DatabaseError),
+}
+
+/// A table about to be published.
+pub struct Publication<'a> {
+    /// Its version.
+    pub version: u64,
+    /// Lower-case hex digest of the signed bytes.
+    pub sha256: String,
+    /// As signed.
+    pub envelope: Envelope,
+    /// [`BY_STARTER`] or [`BY_OPERATOR`].
+    pub origin: &'a str,
+    /// Who publishes.
+    pub by: &'a str,
+}
+
+/// The table in force; `None` before the first.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn in_force(database: &Database) -> Result<Option<route_table::Model>, DatabaseError> {
+    Ok(route_table::Entity::find().order_by_desc(route_table::Column::Version).one(database.read()).await?)
+}
+
+/// The table inside a row. `None` when the row was written by something else.
+#[must_use]
+pub fn table(row: &route_table::Model) -> Option<Table> {
+    let envelope: Envelope = serde_json::from_str(&row.envelope).ok()?;
+    serde_json::from_slice(&from_base64(&envelope.payload)?).ok()
+}
+
+/// What the acceptance rules compare with.
+#[must_use]
+pub fn stored(row: &route_table::Model) -> Option<Stored> {
+    Some(Stored { version: row.version.unsigned_abs(), sha256: sha256_from_hex(&row.sha256)? })
+}
+
+/// Stores a table that is newer than the one in force.
+///
+/// # Errors
+/// [`PublishError::Version`] when it is not, or not any more.
+pub async fn store(
+    database: &Database,
+    publication: &Publication<'_>,
+    now: Timestamp,
+) -> Result<(), PublishError> {
+    let write = database.write().await?;
+    let latest = route_table::Entity::find()
+        .order_by_desc(route_table::Column::Version)
+        .one(&*write)
+        .await
+        .map_err(DatabaseError::Statement)?;
+    let highest = latest.map_or(0, |row| row.version);
+    let taken = || PublishError::Version { offered: publication.version, highest };
+    let version = i64::try_from(publication.version).map_err(|_| taken())?;
+    if version <= highest {
+        return Err(taken());
+    }
+    let row = route_table::ActiveModel {
+        version: Set(version),
+        sha256: Set(publication.sha256.clone()),
+        envelope: Set(serde_json::to_string(&publication.envelope).unwrap_or_default()),
+        origin: Set(publication.origin.to_owned()),
+        published_at: Set(now.millis()),
+        published_by: Set(publication.by.to_owned()),
+    };
+    let inserted = route_table::Entity::insert(row)
+        .on_conflict(OnConflict::column(route_table::Column::Version).do_nothing().to_owned())
+        .exec_without_returning(&*write)
+        .await
+        .map_err(DatabaseError::Statement)?;
+    if inserted == 0 {
+        return Err(taken());
+    }
+    let subject = format!("route table {version}");
+    audit::record(&write, now, publication.by, ("routes.publish", &subject), publication.sha256.clone())
+        .await?;
+    write.commit().await?;
+    Ok(())
+}

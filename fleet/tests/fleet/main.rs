@@ -1,0 +1,18 @@
+//! The fleet server as its clients see it: a real server on free ports, in this process, over HTTP and mutual TLS.
+//!
+//! Every story is told on SQLite, and on PostgreSQL as well when `SAMOVAR_TEST_POSTGRES` names a server
+//! (`postgres://user:password@host/database`, whose user may create databases).
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::disallowed_methods,
+    reason = "a test fails by panicking, and waits in real time"
+)]
+
+mod activation;
+mod api;
+mod intake;
+mod program;
+mod replicas;
+mod world;
