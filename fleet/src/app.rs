@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::auth::lockout::Gate;
 use crate::config::Config;
 use crate::db::Database;
+use crate::ingest::Ingest;
 use crate::metrics::Metrics;
 use crate::orders::Intake;
 use crate::pki::Authority;
@@ -25,7 +26,9 @@ pub struct Parts {
     /// Issues certificates.
     pub authority: Authority,
     /// Signs route tables and commands.
-    pub keys: SigningKeys,
+    pub keys: Arc<SigningKeys>,
+    /// What devices say, and what they should be.
+    pub ingest: Ingest,
     /// Slows down password guessing.
     pub logins: Gate,
     /// Slows down claim guessing.

@@ -9,6 +9,7 @@
 //! |---|---|---|---|
 //! | HTTP, HTTPS | connections (capped by a semaphore) | – | a connection waits in the system's queue |
 //! | upkeep | every hour | – | logs, tries again in an hour |
+//! | MQTT | the broker's messages, new route tables | devices | see [`crate::ingest`] |
 //!
 //! The one channel is `stop`, a `watch` that everyone reads.
 
@@ -23,12 +24,15 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::app::{Addresses, App, Parts};
+use crate::auth::Role;
 use crate::auth::lockout::{Gate, Rule};
 use crate::auth::operators::{self, AddError};
+use crate::auth::password::PasswordError;
 use crate::clock;
-use crate::config::{BrokerChoice, Config, ConfigError, broker_choice};
+use crate::config::{Config, ConfigError};
 use crate::db::{Database, DatabaseError};
 use crate::metrics::Metrics;
+use crate::mqtt::{self, Mqtt, MqttError};
 use crate::orders::{self, Intake};
 use crate::pki::secrets::{self, SecretsError};
 use crate::pki::server_cert::{self, ServerCertError, ServerCertificate};
@@ -74,6 +78,9 @@ pub enum StartError {
     /// TLS cannot be set up.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// MQTT cannot be started.
+    #[error(transparent)]
+    Mqtt(#[from] MqttError),
     /// An address cannot be listened on.
     #[error(transparent)]
     Listen(#[from] ListenError),
@@ -93,7 +100,7 @@ impl StartError {
     #[must_use]
     pub const fn exit_code(&self) -> u8 {
         match self {
-            Self::Config(_) | Self::Tls(_) | Self::Listen(_) | Self::Certificate(_) => 2,
+            Self::Config(_) | Self::Mqtt(_) | Self::Tls(_) | Self::Listen(_) | Self::Certificate(_) => 2,
             Self::Secrets(
                 SecretsError::Differs { .. } | SecretsError::Pki(_) | SecretsError::Read { .. },
             ) => 2,
@@ -128,6 +135,7 @@ pub struct Running {
     pub first_admin: Option<(String, String)>,
     stop: watch::Sender<bool>,
     tasks: JoinSet<()>,
+    mqtt: mqtt::Tasks,
     // Dropped last: the next server may start when everything else is gone.
     _lock: File,
 }
@@ -146,15 +154,28 @@ pub async fn start(config: Config, dir: &Path) -> Result<Running, StartError> {
     };
     let database = Database::open(&url).await?;
     let authority = secrets::authority(&database, dir, (&config.pki, &config.server.fleet), now).await?;
-    let keys = secrets::signing_keys(&database, dir, now).await?;
+    let keys = Arc::new(secrets::signing_keys(&database, dir, now).await?);
     let certificate =
         Arc::new(ServerCertificate::at_start(&authority, (&config.tls, &config.server), dir, now)?);
     let client_ca = tls::client_ca(&config.tls.client_ca, authority.pem())?;
     let tls = Arc::new(tls::config(&client_ca, Arc::clone(&certificate) as _)?);
     let http = server::bind(&config.server.listen).await?;
     let https = server::bind(&config.server.https_listen).await?;
-    let (mqtt, mqtt_for_devices) = mqtt(&config)?;
-    let addresses = Addresses { http: local(&http)?, https: local(&https)?, mqtt, mqtt_for_devices };
+    let (http_at, https_at) = (local(&http)?, local(&https)?);
+    let server = &config.server;
+    let port = if server.public_port == 0 { https_at.port() } else { server.public_port };
+    let mqtt = mqtt::start(mqtt::Needs {
+        config: &config,
+        database: &database,
+        keys: &keys,
+        dir,
+        client_ca: &client_ca,
+        authority: &authority,
+        https: format!("https://{}:{port}", server.public_host),
+    })
+    .await?;
+    let Mqtt { ingest, here, for_devices, tasks: mqtt_tasks } = mqtt;
+    let addresses = Addresses { http: http_at, https: https_at, mqtt: here, mqtt_for_devices: for_devices };
     let first_admin = first_admin(&database, dir).await?;
     let app = App::new(Parts {
         intake: Intake::new(&config.intake),
@@ -165,12 +186,13 @@ pub async fn start(config: Config, dir: &Path) -> Result<Running, StartError> {
         database,
         authority,
         keys,
+        ingest,
         addresses,
     });
     starter::refresh(&app, now).await?;
 
     let (stop, stopped) = watch::channel(false);
-    let router = crate::router::assemble(&app, axum::Router::new());
+    let router = crate::router::assemble(&app, crate::console::router());
     let mut tasks = JoinSet::new();
     for listening in [Listening { listener: http, tls: None }, Listening { listener: https, tls: Some(tls) }]
     {
@@ -178,7 +200,7 @@ pub async fn start(config: Config, dir: &Path) -> Result<Running, StartError> {
     }
     tasks.spawn(upkeep(app.clone(), certificate, stopped));
     announce(&app, dir, now)?;
-    Ok(Running { app, first_admin, stop, tasks, _lock: lock })
+    Ok(Running { app, first_admin, stop, tasks, mqtt: mqtt_tasks, _lock: lock })
 }
 
 impl Running {
@@ -186,8 +208,11 @@ impl Running {
     pub async fn stop(mut self) {
         // Without a reader there is nobody left to stop.
         let _ = self.stop.send(true);
-        while self.tasks.join_next().await.is_some() {}
-        tracing::debug!("requests drained");
+        let drained = async {
+            while self.tasks.join_next().await.is_some() {}
+            tracing::debug!("requests drained");
+        };
+        tokio::join!(drained, self.mqtt.stop());
         self.app.database.clone().close().await;
         tracing::debug!("database closed");
     }
@@ -206,32 +231,30 @@ fn lock(dir: &Path) -> Result<File, StartError> {
     }
 }
 
-/// Where MQTT is: for `run.json`, and for devices.
-fn mqtt(config: &Config) -> Result<(Option<String>, String), StartError> {
-    let broker = &config.broker;
-    let url = match broker_choice(&broker.url)? {
-        BrokerChoice::External(url) => Some(url),
-        BrokerChoice::Embedded | BrokerChoice::None => None,
-    };
-    let told = if broker.device_url.is_empty() {
-        url.clone().unwrap_or_default()
-    } else {
-        broker.device_url.clone()
-    };
-    Ok((url, told))
-}
-
 fn local(listener: &tokio::net::TcpListener) -> Result<SocketAddr, StartError> {
     let unusable = |source| StartError::Directory { path: PathBuf::from("(listener)"), source };
     listener.local_addr().map_err(unusable)
 }
 
 async fn first_admin(database: &Database, dir: &Path) -> Result<Option<(String, String)>, StartError> {
-    let made = operators::first_admin(database, clock::now()).await.map_err(StartError::Admin)?;
-    if let Some((name, password)) = &made {
-        replace_secret(&dir.join("admin.txt"), format!("name: {name}\npassword: {password}\n").as_bytes())?;
+    if !operators::is_empty(database).await? {
+        return Ok(None);
     }
-    Ok(made)
+    let (name, file) = ("admin", dir.join("admin.txt"));
+    let password = crate::random::readable(20)
+        .map_err(|error| StartError::Admin(PasswordError::Random(error).into()))?;
+    // The file first: a password that only the database knows would open nothing.
+    replace_secret(&file, format!("name: {name}\npassword: {password}\n").as_bytes())?;
+    let who = (name, password.clone());
+    match operators::add(database, who, Role::Admin, "samovar-fleet", clock::now()).await {
+        Ok(()) => Ok(Some((name.to_owned(), password))),
+        // Another server of the same database was first: its directory has the password that counts.
+        Err(AddError::Exists) => {
+            let _ = std::fs::remove_file(&file);
+            Ok(None)
+        }
+        Err(error) => Err(StartError::Admin(error)),
+    }
 }
 
 fn announce(app: &App, dir: &Path, now: samovar_wire::Timestamp) -> Result<(), StartError> {

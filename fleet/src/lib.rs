@@ -4,6 +4,7 @@
 //! claim code + CSR ──► activation ──► certificate, route table, broker       activation/ pki/ routes/
 //! batch of orders ──► intake ──► orders (exactly once for each key)          orders/
 //! operator ──► auth ──► API ──► stores, claims, devices, routes, audit       auth/ api/
+//! device ──► broker ──► ingest ──► live state, events ──► API, console       broker/ ingest/ console/
 //! ```
 //!
 //! One process over SQLite or PostgreSQL; any number of processes over one PostgreSQL. [`assemble`] puts it together.
@@ -15,11 +16,16 @@ pub mod app;
 pub mod assemble;
 pub mod audit;
 pub mod auth;
+#[cfg(feature = "embedded-broker")]
+pub mod broker;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod console;
 pub mod db;
+pub mod ingest;
 pub mod metrics;
+pub mod mqtt;
 pub mod orders;
 pub mod pki;
 pub mod problem;

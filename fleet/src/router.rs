@@ -13,7 +13,7 @@ use axum::{Json, Router};
 use http::{HeaderName, HeaderValue, StatusCode, header};
 use utoipa::OpenApi as _;
 use utoipa::openapi::OpenApi;
-use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
+use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityRequirement, SecurityScheme};
 use utoipa_axum::router::OpenApiRouter;
 
 use crate::app::App;
@@ -38,7 +38,9 @@ pub fn people() -> OpenApiRouter<App> {
 
 /// Routes for devices: with description.
 pub fn devices() -> OpenApiRouter<App> {
-    crate::activation::handlers::router().merge(crate::orders::handlers::router())
+    crate::activation::handlers::router()
+        .merge(crate::orders::handlers::router())
+        .merge(crate::ingest::http::router())
 }
 
 /// The whole server's router. `pages` are routes for people without description (the console).
@@ -70,6 +72,7 @@ pub fn assemble(app: &App, pages: Router<App>) -> Router {
 fn describe_security(openapi: &mut OpenApi) {
     let components = openapi.components.get_or_insert_default();
     components.add_security_scheme("token", SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer)));
+    openapi.security = Some(vec![SecurityRequirement::new("token", std::iter::empty::<&str>())]);
 }
 
 /// Ready when the database takes writes.
@@ -80,5 +83,5 @@ async fn ready(State(app): State<App>) -> Result<StatusCode, Failure> {
 
 async fn metrics(State(app): State<App>) -> ([(HeaderName, HeaderValue); 1], String) {
     let text = HeaderValue::from_static("text/plain; version=0.0.4");
-    ([(header::CONTENT_TYPE, text)], app.metrics.text())
+    ([(header::CONTENT_TYPE, text)], app.metrics.text() + &app.ingest.metrics())
 }

@@ -2,6 +2,7 @@
 
 pub mod activate;
 mod ask;
+mod hwcheck;
 mod orders;
 mod resolve;
 mod status;
@@ -35,6 +36,8 @@ enum Command {
     Resolve(resolve::ResolveArgs),
     /// Check a configuration without starting
     CheckConfig(CheckArgs),
+    /// Which serial ports this machine has, and how its disk syncs
+    Hwcheck(hwcheck::HwcheckArgs),
 }
 
 #[derive(Debug, Args)]
@@ -89,6 +92,7 @@ impl Cli {
             Command::Run(args) => run(args).await,
             Command::CheckConfig(args) => check_config(&args),
             Command::Activate(args) => activate::run(&args, async |data| pending(data).await).await,
+            Command::Hwcheck(args) => told(hwcheck::run(&args)),
             Command::Status(args) => told(status::run(&Agent::find(&args.data), args.json).await),
             Command::Orders(args) => told(orders::run(&args).await),
             Command::Resolve(args) => told(resolve::run(&args).await),

@@ -335,7 +335,7 @@ impl Dispatcher {
                 lane.failed(now, None, random);
                 self.give_back(sent, detail, now, &mut changes);
             }
-            BatchOutcome::Busy { detail, retry_after } => {
+            BatchOutcome::Busy { detail, retry_after, .. } => {
                 lane.failed(now, *retry_after, random);
                 self.give_back(sent, detail, now, &mut changes);
             }

@@ -18,6 +18,8 @@ pub enum BatchOutcome {
     Unreachable(String),
     /// It asks for patience.
     Busy {
+        /// It failed (5xx), rather than asked for patience.
+        failing: bool,
         /// What it said.
         detail: String,
         /// How long it wants to be left alone.
@@ -76,6 +78,7 @@ pub fn read(answer: &RawAnswer<'_>, batch_id: &str, ids: &[String]) -> BatchOutc
         400 | 422 => BatchOutcome::BatchRefused(words(answer)),
         511 => not_the_origin(answer, "network authentication required"),
         408 | 425 | 429 | 500..=599 => BatchOutcome::Busy {
+            failing: status >= 500,
             detail: words(answer),
             retry_after: answer.retry_after.map(|wait| wait.min(MAX_RETRY_AFTER)),
         },

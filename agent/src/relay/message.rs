@@ -8,6 +8,7 @@ use samovar_wire::{Timestamp, encoding};
 use serde::Serialize;
 use serde_json::value::RawValue;
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// The whole reported state as JSON, with its digest.
 #[derive(Debug, Clone)]
@@ -68,16 +69,19 @@ struct StateReport<'a> {
     state: Option<&'a RawValue>,
 }
 
+/// The last number given. An epoch is one run of the process, and a relay that is started anew within it (another
+/// broker, another identity) goes on counting: consumers take a lower number for an older message.
+static LAST_SEQ: AtomicU64 = AtomicU64::new(0);
+
 /// Numbers and wraps the messages of one epoch.
 #[derive(Debug)]
 pub(super) struct Envelopes {
     epoch: u64,
-    seq: u64,
 }
 
 impl Envelopes {
     pub(super) const fn new(epoch: u64) -> Self {
-        Self { epoch, seq: 0 }
+        Self { epoch }
     }
 
     /// What the broker says for us when we are gone. It is older than anything this epoch says itself: `seq` 0.
@@ -85,12 +89,12 @@ impl Envelopes {
         self.write(0, Channel::Online, at, &Online { online: false, epoch: self.epoch, birth: None })
     }
 
-    pub(super) fn offline(&mut self, at: Timestamp) -> serde_json::Result<Vec<u8>> {
+    pub(super) fn offline(&self, at: Timestamp) -> serde_json::Result<Vec<u8>> {
         self.wrap(Channel::Online, at, &Online { online: false, epoch: self.epoch, birth: None })
     }
 
     pub(super) fn birth(
-        &mut self,
+        &self,
         at: Timestamp,
         facts: &BirthFacts,
         nonce: &str,
@@ -106,16 +110,16 @@ impl Envelopes {
         self.wrap(Channel::Online, at, &Online { online: true, epoch: self.epoch, birth: Some(birth) })
     }
 
-    pub(super) fn state(&mut self, at: Timestamp, state: &StateDocument) -> serde_json::Result<Vec<u8>> {
+    pub(super) fn state(&self, at: Timestamp, state: &StateDocument) -> serde_json::Result<Vec<u8>> {
         self.wrap(Channel::State, at, &StateReport { sha256: &state.sha256, state: Some(&state.json) })
     }
 
-    pub(super) fn beat(&mut self, at: Timestamp, state: &StateDocument) -> serde_json::Result<Vec<u8>> {
+    pub(super) fn beat(&self, at: Timestamp, state: &StateDocument) -> serde_json::Result<Vec<u8>> {
         self.wrap(Channel::State, at, &StateReport { sha256: &state.sha256, state: None })
     }
 
     pub(super) fn metrics(
-        &mut self,
+        &self,
         at: Timestamp,
         metrics: BTreeMap<String, f64>,
     ) -> serde_json::Result<Vec<u8>> {
@@ -124,7 +128,7 @@ impl Envelopes {
 
     /// A message whose `data` is JSON text already.
     pub(super) fn raw(
-        &mut self,
+        &self,
         channel: Channel,
         at: Timestamp,
         data: &RawValue,
@@ -133,13 +137,13 @@ impl Envelopes {
     }
 
     fn wrap<T: Serialize + ?Sized>(
-        &mut self,
+        &self,
         channel: Channel,
         at: Timestamp,
         data: &T,
     ) -> serde_json::Result<Vec<u8>> {
-        self.seq += 1;
-        self.write(self.seq, channel, at, data)
+        let seq = LAST_SEQ.fetch_add(1, Ordering::Relaxed) + 1;
+        self.write(seq, channel, at, data)
     }
 
     fn write<T: Serialize + ?Sized>(
@@ -166,14 +170,15 @@ mod tests {
     }
 
     #[test]
-    fn seq_grows_with_each_message_and_the_will_stays_before_all_of_them() {
-        let mut envelopes = Envelopes::new(17);
+    fn seq_grows_with_each_message_also_of_the_next_relay_and_the_will_stays_before_all_of_them() {
         let at = Timestamp::from_millis(1);
         let seq = |bytes: Vec<u8>| serde_json::from_slice::<Envelope<Value>>(&bytes).unwrap().seq;
-        assert_eq!(seq(envelopes.birth(at, &BirthFacts::default(), "n").unwrap()), 1);
+        let envelopes = Envelopes::new(17);
+        let birth = seq(envelopes.birth(at, &BirthFacts::default(), "n").unwrap());
+        let state = seq(envelopes.state(at, &state()).unwrap());
+        let next = seq(Envelopes::new(17).offline(at).unwrap());
+        assert!(0 < birth && birth < state && state < next);
         assert_eq!(seq(envelopes.will(at).unwrap()), 0);
-        assert_eq!(seq(envelopes.state(at, &state()).unwrap()), 2);
-        assert_eq!(seq(envelopes.offline(at).unwrap()), 3);
     }
 
     #[test]
@@ -186,7 +191,7 @@ mod tests {
 
     #[test]
     fn a_state_is_spliced_in_with_the_digest_of_its_own_bytes_and_a_beat_carries_only_the_digest() {
-        let mut envelopes = Envelopes::new(1);
+        let envelopes = Envelopes::new(1);
         let at = Timestamp::from_millis(1);
         let text = String::from_utf8(envelopes.state(at, &state()).unwrap()).unwrap();
         assert!(text.contains(state().json().get()));

@@ -183,7 +183,7 @@ impl Shell {
     fn publish(&mut self, message: Message, session: &mut Session) {
         let at = wall();
         let is_metrics = matches!(message, Message::Metrics);
-        let envelopes = &mut self.envelopes;
+        let envelopes = &self.envelopes;
         let (channel, retain, payload) = match message {
             Message::Birth => {
                 let facts = Arc::clone(&self.birth.borrow());
@@ -248,18 +248,18 @@ impl Shell {
             Some(LinkEvent::Received(publish)) => self.received(&publish, session),
             Some(LinkEvent::Ended(ended)) => {
                 self.saved = ended.saved;
-                self.ended(&ended.why.to_string());
                 session.ended(ended.why.is_oversized_packet(), fastrand::f64(), mono());
+                self.ended(&ended.why.to_string(), session.is_done());
             }
             // The task of the connection is gone without a word, which only a defect of the library can do.
             None => {
-                self.ended("the connection broke down");
                 session.ended(false, fastrand::f64(), mono());
+                self.ended("the connection broke down", session.is_done());
             }
         }
     }
 
-    fn ended(&mut self, why: &str) {
+    fn ended(&mut self, why: &str, for_good: bool) {
         self.link = None;
         tracing::info!(broker = %self.settings.url, why, "not connected");
         self.status.send_modify(|status| {
@@ -270,7 +270,8 @@ impl Shell {
             status.subscribed = false;
             status.last_error = Some(why.to_owned());
         });
-        (self.conditions)(Condition::RelayDisconnected, Some(why.to_owned()));
+        // A relay that was told to end is not missed.
+        (self.conditions)(Condition::RelayDisconnected, Some(why.to_owned()).filter(|_| !for_good));
     }
 
     fn received(&mut self, publish: &Publish, session: &mut Session) {

@@ -145,7 +145,11 @@ pub async fn consume(
     days: u16,
     now: Timestamp,
 ) -> Result<Activated, UseError> {
-    let csr = Request::parse(&request.csr)?;
+    let csr = match Request::parse(&request.csr) {
+        Ok(csr) => csr,
+        // What is wrong with the code is said first: a technician can do something about it.
+        Err(error) => return Err(wrong_code(database, code, now).await?.unwrap_or(UseError::Request(error))),
+    };
     let key = csr.key_digest();
     let write = database.write().await?;
     // Taking the row first makes concurrent users of one code wait for each other, on either database.
@@ -183,6 +187,20 @@ pub async fn consume(
     audit::record(&write, now, &found.created_by, ("device.activate", who.device.as_str()), detail).await?;
     write.commit().await?;
     Ok(Activated { certificate: issued.pem, ..who })
+}
+
+async fn wrong_code(
+    database: &Database,
+    code: &ClaimCode,
+    now: Timestamp,
+) -> Result<Option<UseError>, UseError> {
+    let found = claim::Entity::find_by_id(code.to_string()).one(database.read()).await?;
+    Ok(match found {
+        None => Some(UseError::Unknown),
+        Some(found) if found.used_at.is_some() => Some(UseError::Used),
+        Some(found) if found.expires_at <= now.millis() => Some(UseError::Expired),
+        Some(_) => None,
+    })
 }
 
 async fn repeat(

@@ -126,7 +126,7 @@ async fn renew(
 #[utoipa::path(get, path = "/activate/v1/route-table", tag = "activation",
     responses((status = 200, description = "a DSSE envelope, with ETag"), (status = 304, description = "unchanged"),
         (status = 401, description = "no client certificate")))]
-async fn route_table(
+pub(crate) async fn route_table(
     State(app): State<App>,
     peer: Option<Extension<PeerCertificate>>,
     headers: HeaderMap,

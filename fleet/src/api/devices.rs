@@ -18,6 +18,7 @@ use super::Page;
 use crate::app::App;
 use crate::auth::{Operator, Role};
 use crate::db::entity::{certificate, device, store};
+use crate::ingest::live::{self, Detailed, Live};
 use crate::problem::Failure;
 use crate::{audit, clock};
 
@@ -27,7 +28,7 @@ pub(super) fn router() -> OpenApiRouter<App> {
 
 /// A device.
 #[derive(Serialize, ToSchema)]
-struct DeviceView {
+pub(super) struct DeviceView {
     id: String,
     store: String,
     country: Option<String>,
@@ -37,6 +38,18 @@ struct DeviceView {
     activated_at: String,
     /// When its latest certificate ends; null without a valid one.
     certificate_ends_at: Option<String>,
+    #[serde(flatten)]
+    live: Live,
+}
+
+/// A device with everything it reports.
+#[derive(Serialize, ToSchema)]
+struct DeviceDetail {
+    #[serde(flatten)]
+    device: DeviceView,
+    /// What it reported last, as it was sent; null before the first report.
+    #[schema(value_type = Object)]
+    state: serde_json::Value,
 }
 
 /// Devices, by identifier.
@@ -85,17 +98,18 @@ async fn list(
     let rows = query.all(app.database.read()).await?;
     let full = u64::try_from(rows.len()).is_ok_and(|found| found == page.limit());
     let next = rows.last().filter(|_| full).map(|row| row.id.clone());
-    Ok(Json(DeviceList { devices: views(&app, rows).await?, next }))
+    let devices = views(&app, rows).await?.into_iter().map(|detail| detail.device).collect();
+    Ok(Json(DeviceList { devices, next }))
 }
 
 /// One device.
 #[utoipa::path(get, path = "/api/v1/devices/{id}", tag = "devices", params(("id" = String, Path)),
-    responses((status = 200, body = DeviceView), (status = 401), (status = 404)))]
+    responses((status = 200, body = DeviceDetail), (status = 401), (status = 404)))]
 async fn one(
     State(app): State<App>,
     _operator: Operator,
     Path(id): Path<String>,
-) -> Result<Json<DeviceView>, Failure> {
+) -> Result<Json<DeviceDetail>, Failure> {
     let found = device::Entity::find_by_id(&id).one(app.database.read()).await?;
     let view = views(&app, found.into_iter().collect()).await?.pop();
     view.map(Json).ok_or_else(|| Failure::not_found(format!("there is no device {id}")))
@@ -128,7 +142,19 @@ async fn revoke(
     Ok((StatusCode::OK, Json(Revoked { revoked })))
 }
 
-async fn views(app: &App, rows: Vec<device::Model>) -> Result<Vec<DeviceView>, Failure> {
+/// The devices of a store.
+pub(super) async fn of_store(app: &App, store: &str) -> Result<Vec<DeviceView>, Failure> {
+    let rows = device::Entity::find()
+        .filter(device::Column::Store.eq(store))
+        .order_by_asc(device::Column::Id)
+        .all(app.database.read())
+        .await?;
+    Ok(views(app, rows).await?.into_iter().map(|detail| detail.device).collect())
+}
+
+async fn views(app: &App, rows: Vec<device::Model>) -> Result<Vec<DeviceDetail>, Failure> {
+    let mut live =
+        live::of(&app.database, rows.iter().map(|row| (row.id.as_str(), row.activated_at))).await?;
     let stores = store::Entity::find()
         .filter(store::Column::Id.is_in(rows.iter().map(|row| row.store.as_str())))
         .all(app.database.read())
@@ -145,14 +171,19 @@ async fn views(app: &App, rows: Vec<device::Model>) -> Result<Vec<DeviceView>, F
         .all(app.database.read())
         .await?;
     let ends: HashMap<String, i64> = ends.into_iter().collect();
-    let view = |row: device::Model| DeviceView {
-        country: countries.get(&row.store).cloned(),
-        certificate_ends_at: ends.get(&row.id).map(|end| Timestamp::from_millis(*end).to_string()),
-        hardware: row.hardware.and_then(|text| serde_json::from_str(&text).ok()),
-        activated_at: Timestamp::from_millis(row.activated_at).to_string(),
-        id: row.id,
-        store: row.store,
-        class: row.class,
+    let mut view = |row: device::Model| {
+        let Detailed { live, state } = live.remove(&row.id).unwrap_or_default();
+        let device = DeviceView {
+            live,
+            country: countries.get(&row.store).cloned(),
+            certificate_ends_at: ends.get(&row.id).map(|end| Timestamp::from_millis(*end).to_string()),
+            hardware: row.hardware.and_then(|text| serde_json::from_str(&text).ok()),
+            activated_at: Timestamp::from_millis(row.activated_at).to_string(),
+            id: row.id,
+            store: row.store,
+            class: row.class,
+        };
+        DeviceDetail { device, state }
     };
-    Ok(rows.into_iter().map(view).collect())
+    Ok(rows.into_iter().map(&mut view).collect())
 }

@@ -8,6 +8,7 @@
 mod audit;
 mod claims;
 mod devices;
+mod live;
 mod login;
 mod operators;
 mod stores;
@@ -23,6 +24,7 @@ pub fn router() -> OpenApiRouter<App> {
         .merge(stores::router())
         .merge(claims::router())
         .merge(devices::router())
+        .merge(live::router())
         .merge(crate::orders::query::router())
         .merge(crate::routes::handlers::router())
         .merge(operators::router())

@@ -12,14 +12,15 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::app::App;
-use crate::auth::operators::{AddError, add as add_operator};
+use crate::auth::operators::{AddError, add as add_operator, set_password};
+use crate::auth::password::PasswordError;
 use crate::auth::{Operator, Role, role_name, role_of, session};
 use crate::db::entity::operator;
 use crate::problem::Failure;
 use crate::{audit, clock};
 
 pub(super) fn router() -> OpenApiRouter<App> {
-    OpenApiRouter::new().routes(routes!(list, add)).routes(routes!(disable))
+    OpenApiRouter::new().routes(routes!(list, add)).routes(routes!(disable)).routes(routes!(password))
 }
 
 /// An operator.
@@ -48,6 +49,13 @@ struct NewOperator {
     role: String,
 }
 
+/// A new password.
+#[derive(Deserialize, ToSchema)]
+struct NewPassword {
+    /// At least 10 characters.
+    password: String,
+}
+
 /// Operators, by name.
 #[utoipa::path(get, path = "/api/v1/operators", tag = "operators",
     responses((status = 200, body = OperatorList), (status = 401), (status = 403)))]
@@ -69,18 +77,9 @@ async fn add(
     let role = role_of(&new.role)
         .ok_or_else(|| Failure::malformed("the role is one of admin, netops, field, support, viewer"))?;
     let now = clock::now();
-    add_operator(&app.database, &new.name, new.password, role, now).await.map_err(|error| match &error {
-        AddError::Name | AddError::Password(crate::auth::password::PasswordError::TooShort) => {
-            Failure::malformed(error.to_string())
-        }
-        AddError::Exists => Failure::conflict(error.to_string()),
-        AddError::Password(error) => Failure::unavailable(error),
-        AddError::Database(error) => Failure::unavailable(error),
-    })?;
-    let write = app.database.write().await?;
-    audit::record(&write, now, &operator.name, ("operator.add", &new.name), format!("role {}", new.role))
-        .await?;
-    write.commit().await?;
+    add_operator(&app.database, (&new.name, new.password), role, &operator.name, now)
+        .await
+        .map_err(|error| failure(&error))?;
     let view =
         OperatorView { name: new.name, role: new.role, created_at: now.to_string(), disabled_at: None };
     Ok((StatusCode::CREATED, Json(view)))
@@ -118,6 +117,33 @@ async fn disable(
     audit::record(&write, now, &operator.name, ("operator.disable", &name), "").await?;
     write.commit().await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// Sets a password: one's own, or anybody's for an admin. Ends the sessions of that operator.
+#[utoipa::path(post, path = "/api/v1/operators/{name}/password", tag = "operators", params(("name" = String, Path)),
+    request_body = NewPassword,
+    responses((status = 204), (status = 400), (status = 401), (status = 403), (status = 404)))]
+async fn password(
+    State(app): State<App>,
+    operator: Operator,
+    Path(name): Path<String>,
+    Json(new): Json<NewPassword>,
+) -> Result<StatusCode, Failure> {
+    if operator.name != name {
+        operator.needs(Role::Admin)?;
+    }
+    let done = set_password(&app.database, &name, new.password, &operator.name, clock::now()).await;
+    done.map(|()| StatusCode::NO_CONTENT).map_err(|error| failure(&error))
+}
+
+fn failure(error: &AddError) -> Failure {
+    match error {
+        AddError::Name | AddError::Password(PasswordError::TooShort) => Failure::malformed(error.to_string()),
+        AddError::Exists => Failure::conflict(error.to_string()),
+        AddError::Unknown => Failure::not_found(error.to_string()),
+        AddError::Password(error) => Failure::unavailable(error),
+        AddError::Database(error) => Failure::unavailable(error),
+    }
 }
 
 fn view(row: operator::Model) -> OperatorView {

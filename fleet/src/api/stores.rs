@@ -41,6 +41,15 @@ struct StoreList {
     next: Option<String>,
 }
 
+/// A store with its devices.
+#[derive(Serialize, ToSchema)]
+struct StoreDetail {
+    #[serde(flatten)]
+    store: StoreView,
+    /// Its devices and how they are doing.
+    devices: Vec<super::devices::DeviceView>,
+}
+
 /// A store to add.
 #[derive(Deserialize, ToSchema)]
 struct NewStore {
@@ -71,14 +80,15 @@ async fn list(
 
 /// One store.
 #[utoipa::path(get, path = "/api/v1/stores/{id}", tag = "stores", params(("id" = String, Path)),
-    responses((status = 200, body = StoreView), (status = 401), (status = 404)))]
+    responses((status = 200, body = StoreDetail), (status = 401), (status = 404)))]
 async fn one(
     State(app): State<App>,
     _operator: Operator,
     Path(id): Path<String>,
-) -> Result<Json<StoreView>, Failure> {
+) -> Result<Json<StoreDetail>, Failure> {
     let found = store::Entity::find_by_id(&id).one(app.database.read()).await?;
-    Ok(Json(view(found.ok_or_else(|| Failure::not_found(format!("there is no store {id}")))?)))
+    let store = view(found.ok_or_else(|| Failure::not_found(format!("there is no store {id}")))?);
+    Ok(Json(StoreDetail { devices: super::devices::of_store(&app, &store.id).await?, store }))
 }
 
 /// Adds a store.

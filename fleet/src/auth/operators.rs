@@ -4,13 +4,14 @@ use std::time::Duration;
 
 use samovar_wire::Timestamp;
 use sea_orm::ActiveValue::Set;
-use sea_orm::sea_query::OnConflict;
-use sea_orm::{EntityTrait as _, PaginatorTrait as _};
+use sea_orm::sea_query::{Expr, OnConflict};
+use sea_orm::{ColumnTrait as _, EntityTrait as _, QueryFilter as _};
 
 use super::lockout::Gate;
 use super::password::{self, PasswordError};
 use super::session::{self, Kind, Opened, SessionError};
 use super::{Role, role_name, role_of};
+use crate::audit;
 use crate::db::entity::operator;
 use crate::db::{Database, DatabaseError};
 
@@ -46,6 +47,9 @@ pub enum AddError {
     /// There is one of that name.
     #[error("there is an operator of that name")]
     Exists,
+    /// There is none of that name.
+    #[error("there is no operator of that name")]
+    Unknown,
     /// Not a usable password.
     #[error(transparent)]
     Password(#[from] PasswordError),
@@ -91,9 +95,9 @@ pub async fn log_in(
 /// [`AddError`].
 pub async fn add(
     database: &Database,
-    name: &str,
-    password: String,
+    (name, password): (&str, String),
     role: Role,
+    by: &str,
     now: Timestamp,
 ) -> Result<(), AddError> {
     let usable = (1..=64).contains(&name.len())
@@ -117,23 +121,43 @@ pub async fn add(
     if inserted == 0 {
         return Err(AddError::Exists);
     }
+    audit::record(&write, now, by, ("operator.add", name), format!("role {}", role_name(role))).await?;
     write.commit().await?;
     Ok(())
 }
 
-/// The first admin's name and password, made when there is no operator at all.
+/// Whether there is no operator at all, so that a first admin is needed.
 ///
 /// # Errors
-/// When it cannot be stored.
-pub async fn first_admin(database: &Database, now: Timestamp) -> Result<Option<(String, String)>, AddError> {
-    if operator::Entity::find().count(database.read()).await.map_err(DatabaseError::Statement)? > 0 {
-        return Ok(None);
+/// When the database does not answer.
+pub async fn is_empty(database: &Database) -> Result<bool, DatabaseError> {
+    Ok(operator::Entity::find().one(database.read()).await?.is_none())
+}
+
+/// Gives an operator a new password and ends their sessions.
+///
+/// # Errors
+/// [`AddError::Unknown`] and failures inside.
+pub async fn set_password(
+    database: &Database,
+    name: &str,
+    password: String,
+    by: &str,
+    now: Timestamp,
+) -> Result<(), AddError> {
+    let digest = password::hash(password).await?;
+    let write = database.write().await?;
+    let changed = operator::Entity::update_many()
+        .col_expr(operator::Column::PasswordHash, Expr::value(digest))
+        .filter(operator::Column::Name.eq(name))
+        .exec(&*write)
+        .await
+        .map_err(DatabaseError::Statement)?
+        .rows_affected;
+    if changed == 0 {
+        return Err(AddError::Unknown);
     }
-    let password = crate::random::readable(20).map_err(PasswordError::Random)?;
-    match add(database, "admin", password.clone(), Role::Admin, now).await {
-        Ok(()) => Ok(Some(("admin".to_owned(), password))),
-        // Another server of the same database was first.
-        Err(AddError::Exists) => Ok(None),
-        Err(error) => Err(error),
-    }
+    session::close_all(&write, name).await?;
+    audit::record(&write, now, by, ("operator.password", name), "").await?;
+    Ok(write.commit().await?)
 }

@@ -8,6 +8,7 @@ use sea_orm::ActiveValue::Set;
 use sea_orm::{ColumnTrait as _, EntityTrait as _, QueryFilter as _};
 
 use super::{Role, role_of};
+use crate::audit;
 use crate::db::entity::{operator, session};
 use crate::db::{Database, DatabaseError};
 
@@ -93,6 +94,7 @@ pub async fn open(
         .exec(&*write)
         .await
         .map_err(DatabaseError::Statement)?;
+    audit::record(&write, now, operator, ("operator.login", operator), kind.name()).await?;
     write.commit().await?;
     Ok(opened)
 }

@@ -151,6 +151,13 @@ pub(super) enum Operator {
         #[command(flatten)]
         target: Target,
     },
+    /// Set a password (from the terminal, or the first line of the input)
+    Password {
+        /// Whose
+        name: String,
+        #[command(flatten)]
+        target: Target,
+    },
     /// Shut an operator out at once
     Disable {
         /// Their name
@@ -287,6 +294,16 @@ async fn run_operator(operator: Operator) -> Result<()> {
         Operator::List { target } => {
             page(&target, "/api/v1/operators", ("operators", &["name", "role", "created_at", "disabled_at"]))
                 .await
+        }
+        Operator::Password { name, target } => {
+            let client = Client::find(&target).await?;
+            let password = terminal::password(&format!("new password for {name}"))?;
+            let path = format!("/api/v1/operators/{}/password", encode(&name));
+            client.post(&path, &json!({"password": password})).await?;
+            if !target.json {
+                print::line(&format!("{name} has a new password"));
+            }
+            Ok(())
         }
         Operator::Disable { name, target } => {
             let path = format!("/api/v1/operators/{}/disable", encode(&name));

@@ -94,6 +94,8 @@ pub struct Broker {
     pub username: String,
     /// For an external broker.
     pub password: String,
+    /// The authority of an external `mqtts://` broker (PEM); empty = those of the system.
+    pub ca: PathBuf,
 }
 
 impl Default for Broker {
@@ -105,6 +107,7 @@ impl Default for Broker {
             device_url: String::new(),
             username: String::new(),
             password: String::new(),
+            ca: PathBuf::new(),
         }
     }
 }

@@ -14,7 +14,7 @@ pub(super) struct Migrator;
 #[async_trait::async_trait]
 impl MigratorTrait for Migrator {
     fn migrations() -> Vec<Box<dyn MigrationTrait>> {
-        vec![Box::new(M0001Start)]
+        vec![Box::new(M0001Start), Box::new(crate::ingest::schema::M0002Devices)]
     }
 }
 

@@ -141,4 +141,46 @@ mod tests {
         assert_eq!(refusal(&order("1", &"k".repeat(2000), "{}")).unwrap().0, "invalid-order");
         assert_eq!(refusal(&order("1", "a", " {\"a\" : 1.00}".trim())), None);
     }
+
+    /// What the database does: each key is recorded by the first who brings it.
+    fn insert_if_absent(database: &mut HashMap<String, Stored>, orders: &[IncomingOrder], receipt: &str) {
+        for order in orders.iter().filter(|order| refusal(order).is_none()) {
+            let row = Stored { sha256: order.sha256.clone(), receipt: receipt.to_owned() };
+            database.entry(order.key.clone()).or_insert(row);
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn however_batches_repeat_and_overlap_each_key_settles_once_and_with_its_first_content(
+            batches in proptest::collection::vec(proptest::collection::vec((0..6_u8, 0..3_u8), 1..8), 1..12),
+        ) {
+            let mut database = HashMap::new();
+            let mut settled: HashMap<String, String> = HashMap::new();
+            for (number, batch) in batches.iter().enumerate() {
+                let receipt = format!("request {number}");
+                let orders: Vec<IncomingOrder> = batch
+                    .iter()
+                    .enumerate()
+                    .map(|(id, (key, body))| order(&format!("{number}-{id}"), &format!("key {key}"), &body.to_string()))
+                    .collect();
+                insert_if_absent(&mut database, &orders, &receipt);
+                let answers = results(&orders, &database, &receipt);
+                proptest::prop_assert_eq!(answers.len(), orders.len());
+                for (order, answer) in orders.iter().zip(&answers) {
+                    proptest::prop_assert_eq!(&answer.id, &order.id);
+                    match answer.status {
+                        Outcome::Settled => {
+                            let before = settled.insert(order.key.clone(), order.sha256.clone());
+                            proptest::prop_assert_eq!(before, None, "{} settled twice", order.key);
+                        }
+                        Outcome::Duplicate => proptest::prop_assert_eq!(settled.get(&order.key), Some(&order.sha256)),
+                        Outcome::Conflict => proptest::prop_assert!(settled.get(&order.key) != Some(&order.sha256)),
+                        other => proptest::prop_assert!(false, "{:?}", other),
+                    }
+                }
+            }
+            proptest::prop_assert_eq!(settled.len(), database.len(), "what is recorded has been answered settled");
+        }
+    }
 }

@@ -133,6 +133,7 @@ async fn publish(
         by: &operator.name,
     };
     published::store(&app.database, &publication, now).await.map_err(|error| refusal(&error))?;
+    app.ingest.route_table_published();
     tracing::info!(version = publication.version, by = operator.name, "route table published");
     let made = route_table::Entity::find_by_id(i64::try_from(publication.version).unwrap_or(i64::MAX))
         .one(app.database.read())

@@ -124,9 +124,16 @@ async fn a_disabled_operator_is_out_at_once_and_the_last_admin_stays() {
     let fleet = Fleet::start(Backend::Sqlite, &[]).await;
     let token = operator(&fleet, "sue", "support").await;
     assert_eq!(fleet.api(&token, Method::GET, "/api/v1/me", None).await.body["name"], "sue");
+    let new = json!({"password": "another long one"});
+    let own = fleet.api(&token, Method::POST, "/api/v1/operators/sue/password", Some(new.clone())).await;
+    assert_eq!(own.status, StatusCode::NO_CONTENT);
+    assert_eq!(fleet.api(&token, Method::GET, "/api/v1/me", None).await.status, StatusCode::UNAUTHORIZED);
+    let token = fleet.token("sue", "another long one").await;
+    let others = fleet.api(&token, Method::POST, "/api/v1/operators/admin/password", Some(new)).await;
+    assert_eq!(others.status, StatusCode::FORBIDDEN);
     assert_eq!(fleet.post("/api/v1/operators/sue/disable", json!({})).await.status, StatusCode::NO_CONTENT);
     assert_eq!(fleet.api(&token, Method::GET, "/api/v1/me", None).await.status, StatusCode::UNAUTHORIZED);
-    assert_eq!(fleet.log_in("sue", "a long password").await.status, StatusCode::UNAUTHORIZED);
+    assert_eq!(fleet.log_in("sue", "another long one").await.status, StatusCode::UNAUTHORIZED);
     assert_eq!(fleet.post("/api/v1/operators/admin/disable", json!({})).await.status, StatusCode::CONFLICT);
     let out = fleet.api(&fleet.admin, Method::POST, "/api/v1/logout", None).await;
     assert_eq!(out.status, StatusCode::NO_CONTENT);

@@ -12,6 +12,8 @@
 
 mod activation;
 mod api;
+#[cfg(feature = "embedded-broker")]
+mod devices;
 mod intake;
 mod program;
 mod replicas;

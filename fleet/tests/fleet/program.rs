@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use crate::world::{batch, client, json_body, order};
+
 fn program() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_samovar-fleet"));
     command
@@ -42,15 +44,18 @@ impl Drop for Server {
     }
 }
 
-fn ready(dir: &Path) -> (Server, Value) {
-    let server = Server(serve(dir, &[]).spawn().unwrap());
+fn ready(dir: &Path, more: &[&str]) -> (Server, Value) {
+    let server = Server(serve(dir, more).spawn().unwrap());
     let deadline = Instant::now() + Duration::from_secs(20);
     loop {
-        if let Ok(text) = std::fs::read_to_string(dir.join("run.json")) {
-            return (server, serde_json::from_str(&text).unwrap());
+        // The file of a server that was killed is still there: it is not this one's.
+        let text = std::fs::read_to_string(dir.join("run.json")).unwrap_or_default();
+        let run: Value = serde_json::from_str(&text).unwrap_or_default();
+        if run["pid"] == server.0.id() {
+            return (server, run);
         }
         assert!(Instant::now() < deadline, "the server did not get ready");
-        std::thread::yield_now();
+        std::thread::sleep(Duration::from_millis(10));
     }
 }
 
@@ -95,7 +100,7 @@ fn unusable_storage_is_exit_code_4() {
 fn a_server_says_where_it_is_keeps_its_secrets_and_stops_within_two_seconds() {
     use std::os::unix::fs::PermissionsExt as _;
     let dir = tempfile::tempdir().unwrap();
-    let (mut server, run) = ready(dir.path());
+    let (mut server, run) = ready(dir.path(), &[]);
     assert_eq!(run["pid"], server.0.id());
     assert!(run["http"].as_str().unwrap().starts_with("http://127.0.0.1:"));
     assert!(run["https"].as_str().unwrap().starts_with("https://127.0.0.1:"));
@@ -116,7 +121,7 @@ fn a_server_says_where_it_is_keeps_its_secrets_and_stops_within_two_seconds() {
 fn the_command_line_does_what_the_contract_says() {
     let dir = tempfile::tempdir().unwrap();
     let home = tempfile::tempdir().unwrap();
-    let (_server, run) = ready(dir.path());
+    let (_server, run) = ready(dir.path(), &[]);
     let data = dir.path().to_str().unwrap();
     let fleet = |arguments: &[&str]| {
         let output = program()
@@ -201,4 +206,39 @@ fn tables_are_signed_verified_and_previewed_without_a_server() {
     let held = ["preview", &path("e"), "--device", "POS-1", "--store", "US-1", "--country", "US", "--json"];
     let held: Value = serde_json::from_slice(&route(&held).stdout).unwrap();
     assert_eq!(held["held"], "residency");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_order_answered_before_a_sigkill_is_there_after_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let tokens = ["--set", "intake.tokens=[\"0123456789abcdef\"]"];
+    let (mut server, run) = ready(dir.path(), &tokens);
+    let http = client(None, None);
+    let post = async |run: &Value, number: u64| {
+        let orders: Vec<Value> =
+            (0..20).map(|n| order(&format!("{number}-{n}"), number * 20 + n, "{}")).collect();
+        let url = format!("{}/v1/orders:batch", run["http"].as_str().unwrap());
+        let request = json_body(http.post(url), batch(&orders).to_string()).bearer_auth("0123456789abcdef");
+        let answer = request.header("samovar-device", "POS-1").send().await.ok()?;
+        serde_json::from_slice::<Value>(&answer.bytes().await.ok()?).ok()
+    };
+    let mut answered = 0;
+    let killer = server.0.id().to_string();
+    for number in 0.. {
+        let Some(answer) = post(&run, number).await else { break };
+        assert!(answer["results"].as_array().unwrap().iter().all(|result| result["status"] == "settled"));
+        answered = number + 1;
+        if answered == 10 {
+            // In the middle of whatever comes next.
+            assert!(Command::new("kill").args(["-9", &killer]).status().unwrap().success());
+        }
+    }
+    assert!(answered >= 10);
+    server.0.wait().unwrap();
+    let (_server, run) = ready(dir.path(), &tokens);
+    for number in 0..answered {
+        let again = post(&run, number).await.unwrap();
+        let results = again["results"].as_array().unwrap();
+        assert!(results.iter().all(|result| result["status"] == "duplicate"), "batch {number}: {again}");
+    }
 }

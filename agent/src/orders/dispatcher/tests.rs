@@ -358,7 +358,7 @@ fn a_wait_the_origin_asks_for_is_obeyed() {
         calls += 1;
         if calls == 1 {
             let retry_after = Some(Duration::from_secs(120));
-            BatchOutcome::Busy { detail: "503".into(), retry_after }
+            BatchOutcome::Busy { failing: true, detail: "503".into(), retry_after }
         } else {
             settle_all(seqs, now)
         }
@@ -433,7 +433,7 @@ proptest::proptest! {
                 }
                 match random.u8(0..9) {
                     0 => BatchOutcome::Unreachable("cut".into()),
-                    1 => BatchOutcome::Busy { detail: "503".into(), retry_after: Some(Duration::from_secs(random.u64(0..90))) },
+                    1 => BatchOutcome::Busy { failing: true, detail: "503".into(), retry_after: Some(Duration::from_secs(random.u64(0..90))) },
                     2 => BatchOutcome::IdentityRefused("401".into()),
                     3 => BatchOutcome::NotTheOrigin("portal".into()),
                     4 if seqs.len() > 1 => BatchOutcome::TooLarge("413".into()),

@@ -7,6 +7,7 @@ mod model;
 mod schema;
 mod tables;
 mod thread;
+mod writes;
 
 pub use model::{
     Accepted, AuditEntry, Backlog, CONFLICT, Change, ChangeTo, Facts, Group, Head, Hold, Intervention,

@@ -1,9 +1,6 @@
 //! Every statement on the ledger. One connection, called by one thread; nothing in here waits or decides.
 
-use super::model::{
-    Accepted, AuditEntry, Backlog, CONFLICT, Change, ChangeTo, Facts, Group, Head, Hold, Intervention,
-    KEY_REUSED, NewOrder, Outgoing, Receipt, Record, State, Waiting,
-};
+use super::model::{AuditEntry, Backlog, Facts, Group, Head, Outgoing, Receipt, Record, State, Waiting};
 use super::schema::{self, MigrationError};
 use rusqlite::types::Type;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, Transaction, params};
@@ -299,7 +296,7 @@ fn ledger_id(connection: &Connection) -> rusqlite::Result<String> {
     connection.query_row("SELECT v FROM meta WHERE k = 'ledger'", [], |row| row.get(0))
 }
 
-fn id<T: std::str::FromStr<Err: std::error::Error + Send + Sync + 'static>>(
+pub(super) fn id<T: std::str::FromStr<Err: std::error::Error + Send + Sync + 'static>>(
     row: &Row<'_>,
     index: usize,
 ) -> rusqlite::Result<T> {
@@ -308,11 +305,11 @@ fn id<T: std::str::FromStr<Err: std::error::Error + Send + Sync + 'static>>(
         .map_err(|error| rusqlite::Error::FromSqlConversionFailure(index, Type::Text, Box::new(error)))
 }
 
-fn optional_id(row: &Row<'_>, index: usize) -> rusqlite::Result<Option<OriginId>> {
+pub(super) fn optional_id(row: &Row<'_>, index: usize) -> rusqlite::Result<Option<OriginId>> {
     row.get::<_, Option<String>>(index)?.map(|_| id(row, index)).transpose()
 }
 
-fn state(row: &Row<'_>, index: usize) -> rusqlite::Result<State> {
+pub(super) fn state(row: &Row<'_>, index: usize) -> rusqlite::Result<State> {
     let number: i64 = row.get(index)?;
     usize::try_from(number)
         .ok()
@@ -320,9 +317,9 @@ fn state(row: &Row<'_>, index: usize) -> rusqlite::Result<State> {
         .ok_or(rusqlite::Error::IntegralValueOutOfRange(index, number))
 }
 
-const RECEIPT: &str = "SELECT id, order_no, state, seq, accepted_at, sha256 FROM orders";
+pub(super) const RECEIPT: &str = "SELECT id, order_no, state, seq, accepted_at, sha256 FROM orders";
 
-fn receipt(row: &Row<'_>) -> rusqlite::Result<(Receipt, [u8; 32])> {
+pub(super) fn receipt(row: &Row<'_>) -> rusqlite::Result<(Receipt, [u8; 32])> {
     let receipt = Receipt {
         id: row.get(0)?,
         order_no: row.get(1)?,
@@ -360,256 +357,4 @@ fn record(row: &Row<'_>) -> rusqlite::Result<Record> {
         body: row.get(18)?,
         audit: Vec::new(),
     })
-}
-
-/// Takes one order in, unless its key is known.
-pub(super) fn accept(t: &Transaction<'_>, new: &NewOrder) -> rusqlite::Result<Accepted> {
-    let order = &new.order;
-    let first = t
-        .prepare_cached(&format!("{RECEIPT} WHERE key = ?1 AND conflict_with IS NULL"))?
-        .query_row([&order.key], receipt)
-        .optional()?;
-    match first {
-        None => {
-            let held = waits_for(t, order.depends_on.as_deref())?;
-            insert(t, new, held.as_deref().map(|detail| (State::Held, Hold::DependsOn.word(), detail)), None)
-                .map(Accepted::New)
-        }
-        Some((receipt, sha256)) if sha256 == order.sha256 => Ok(Accepted::Replay(receipt)),
-        Some((first, _)) => {
-            let known = t
-                .prepare_cached(&format!(
-                    "{RECEIPT} WHERE key = ?1 AND conflict_with IS NOT NULL AND sha256 = ?2"
-                ))?
-                .query_row(params![order.key, order.sha256], receipt)
-                .optional()?;
-            if let Some((kept, _)) = known {
-                return Ok(Accepted::KeyReused { kept, first: first.id, repeated: true });
-            }
-            let detail = format!("the key was used before, by order {} with other content", first.id);
-            let why = (State::Quarantined, KEY_REUSED, detail.as_str());
-            let kept = insert(t, new, Some(why), Some(first.seq))?;
-            Ok(Accepted::KeyReused { kept, first: first.id, repeated: false })
-        }
-    }
-}
-
-/// What the order must wait for; `None` when its dependency is settled, or is not in this ledger.
-fn waits_for(t: &Transaction<'_>, depends_on: Option<&str>) -> rusqlite::Result<Option<String>> {
-    let Some(number) = depends_on else { return Ok(None) };
-    let earlier = t
-        .prepare_cached(&format!("{RECEIPT} WHERE order_no = ?1 ORDER BY seq DESC LIMIT 1"))?
-        .query_row([number], receipt)
-        .optional()?;
-    Ok(earlier
-        .filter(|(receipt, _)| receipt.state != State::Settled)
-        .map(|_| format!("waits until order {number} is settled")))
-}
-
-fn insert(
-    t: &Transaction<'_>,
-    new: &NewOrder,
-    why: Option<(State, &str, &str)>,
-    conflict_with: Option<u64>,
-) -> rusqlite::Result<Receipt> {
-    let order = &new.order;
-    let (state, why, detail) = match why {
-        Some((state, why, detail)) => (state, Some(why), Some(detail)),
-        None => (State::Pending, None, None),
-    };
-    let closed_at = (state == State::Quarantined).then_some(new.accepted_at.millis());
-    t.prepare_cached(
-        "INSERT INTO orders(id, key, conflict_with, order_no, sha256, udl, user, kind, depends_on, body, bytes,
-         accepted_at, state, why, detail, closed_at) VALUES(?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14,?15,?16)",
-    )?
-    .execute(params![
-        new.id,
-        order.key,
-        conflict_with,
-        order.order_no,
-        order.sha256,
-        order.udl.as_str(),
-        order.user,
-        order.kind,
-        order.depends_on,
-        order.body,
-        order.body.len(),
-        new.accepted_at.millis(),
-        state as u8,
-        why,
-        detail,
-        closed_at
-    ])?;
-    Ok(Receipt {
-        id: new.id.clone(),
-        order_no: order.order_no.clone(),
-        state,
-        seq: u64::try_from(t.last_insert_rowid()).unwrap_or_default(),
-        accepted_at: new.accepted_at,
-    })
-}
-
-/// What a change did to the counts: the order left one place and came to another.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Move {
-    pub(super) from: Place,
-    pub(super) to: Place,
-}
-
-/// Where an order is counted.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Place {
-    pub(super) state: State,
-    pub(super) group: Group,
-    pub(super) why: Option<String>,
-}
-
-fn place(t: &Transaction<'_>, seq: u64) -> rusqlite::Result<Option<Place>> {
-    t.prepare_cached("SELECT state, origin, udl, why FROM orders WHERE seq = ?1")?
-        .query_row([seq], |row| {
-            let group = Group { origin: optional_id(row, 1)?, udl: id(row, 2)? };
-            Ok(Place { state: state(row, 0)?, group, why: row.get(3)? })
-        })
-        .optional()
-}
-
-/// Binds pending orders to an origin and counts the attempt. Orders that are no longer pending, or are bound
-/// elsewhere, are left alone: the caller gets back only what it may send.
-pub(super) fn bind(
-    t: &Transaction<'_>,
-    seqs: &[u64],
-    origin: &OriginId,
-    now: Timestamp,
-) -> rusqlite::Result<(Vec<u64>, Vec<Move>)> {
-    let (mut bound, mut moves) = (Vec::with_capacity(seqs.len()), Vec::new());
-    let mut update = t.prepare_cached(
-        "UPDATE orders SET origin = ?2, attempts = attempts + 1, sent_at = ?3,
-         first_sent_at = coalesce(first_sent_at, ?3) WHERE seq = ?1",
-    )?;
-    for &seq in seqs {
-        let Some(from) = place(t, seq)? else { continue };
-        let elsewhere = from.group.origin.as_ref().is_some_and(|other| other != origin);
-        if from.state != State::Pending || elsewhere {
-            continue;
-        }
-        update.execute(params![seq, origin.as_str(), now.millis()])?;
-        let mut to = from.clone();
-        to.group.origin = Some(origin.clone());
-        moves.push(Move { from, to });
-        bound.push(seq);
-    }
-    Ok((bound, moves))
-}
-
-/// Writes what became of orders, and frees those that waited for a settled one.
-pub(super) fn change(t: &Transaction<'_>, changes: &[Change], now: Timestamp) -> rusqlite::Result<Vec<Move>> {
-    let mut moves = Vec::with_capacity(changes.len());
-    for change in changes {
-        let Some(from) = place(t, change.seq)? else { continue };
-        let (to, why, detail) = match &change.to {
-            ChangeTo::Settled => (State::Settled, None, None),
-            ChangeTo::Quarantined { why, detail } => (State::Quarantined, Some(why.as_str()), Some(detail)),
-            ChangeTo::Failed(detail) => (State::Pending, None, Some(detail)),
-            ChangeTo::Held(hold, detail) => (State::Held, Some(hold.word()), Some(detail)),
-        };
-        // The origin's word that it has the order is the truth whatever happened here meanwhile; any other change
-        // is for pending orders only.
-        if from.state != State::Pending && (to != State::Settled || from.state == State::Settled) {
-            continue;
-        }
-        let closed_at = matches!(to, State::Settled | State::Quarantined).then_some(now.millis());
-        t.prepare_cached(
-            "UPDATE orders SET state = ?2, why = ?3, detail = ?4, closed_at = ?5 WHERE seq = ?1",
-        )?
-        .execute(params![change.seq, to as u8, why, detail, closed_at])?;
-        if to != State::Pending {
-            let place = Place { state: to, group: from.group.clone(), why: why.map(str::to_owned) };
-            moves.push(Move { from, to: place });
-        }
-        if to == State::Settled {
-            let waiting = "SELECT w.seq FROM orders w JOIN orders s ON w.depends_on = s.order_no
-                WHERE s.seq = ?1 AND w.state = 1 AND w.why = 'depends_on'";
-            moves.extend(free(t, waiting, &change.seq)?);
-        }
-    }
-    Ok(moves)
-}
-
-/// Makes held orders pending again.
-pub(super) fn unhold(t: &Transaction<'_>, hold: Hold) -> rusqlite::Result<Vec<Move>> {
-    free(t, "SELECT seq FROM orders WHERE state = 1 AND why = ?1", &hold.word())
-}
-
-fn free(t: &Transaction<'_>, select: &str, argument: &dyn rusqlite::ToSql) -> rusqlite::Result<Vec<Move>> {
-    let seqs: Vec<u64> = t
-        .prepare_cached(select)?
-        .query_map([argument], |row| row.get(0))?
-        .collect::<rusqlite::Result<_>>()?;
-    seqs.into_iter().filter_map(|seq| make_pending(t, seq, false).transpose()).collect()
-}
-
-fn make_pending(t: &Transaction<'_>, seq: u64, unbind: bool) -> rusqlite::Result<Option<Move>> {
-    let Some(from) = place(t, seq)? else { return Ok(None) };
-    let sql = if unbind {
-        "UPDATE orders SET state = 0, why = NULL, closed_at = NULL, origin = NULL WHERE seq = ?1"
-    } else {
-        "UPDATE orders SET state = 0, why = NULL, closed_at = NULL WHERE seq = ?1"
-    };
-    t.prepare_cached(sql)?.execute([seq])?;
-    let origin = if unbind { None } else { from.group.origin.clone() };
-    let group = Group { origin, udl: from.group.udl.clone() };
-    Ok(Some(Move { from, to: Place { state: State::Pending, group, why: None } }))
-}
-
-/// What came of an intervention.
-pub(super) enum Intervened {
-    /// Done; the order moved so.
-    Done(Move),
-    /// No such order.
-    Unknown,
-    /// The order's state does not allow it; the words say why and what to do.
-    Refused(&'static str),
-}
-
-/// Does what an operator asks, and writes it down.
-pub(super) fn intervene(
-    t: &Transaction<'_>,
-    seq: u64,
-    what: &Intervention,
-    who: &str,
-    reason: &str,
-    now: Timestamp,
-) -> rusqlite::Result<Intervened> {
-    let Some(from) = place(t, seq)? else { return Ok(Intervened::Unknown) };
-    if let Some(refused) = refusal(&from, what) {
-        return Ok(Intervened::Refused(refused));
-    }
-    t.prepare_cached("INSERT INTO audit(at, seq, what, who, reason) VALUES(?1, ?2, ?3, ?4, ?5)")?
-        .execute(params![now.millis(), seq, what.word(), who, reason])?;
-    if *what == Intervention::Discard {
-        t.prepare_cached(
-            "UPDATE orders SET state = 4, why = NULL, detail = ?2, closed_at = ?3 WHERE seq = ?1",
-        )?
-        .execute(params![seq, reason, now.millis()])?;
-        let to = Place { state: State::Discarded, group: from.group.clone(), why: None };
-        return Ok(Intervened::Done(Move { from, to }));
-    }
-    // An order that the origin refused by its own word is not there, so a retry may go wherever routing says now.
-    let refused_by_origin = from.state == State::Quarantined && from.why.as_deref() != Some(CONFLICT);
-    let unbind = *what == Intervention::Release || refused_by_origin;
-    Ok(make_pending(t, seq, unbind)?.map_or(Intervened::Unknown, Intervened::Done))
-}
-
-fn refusal(from: &Place, what: &Intervention) -> Option<&'static str> {
-    match (what, from.state) {
-        (_, State::Settled) => Some("the order is settled: nothing to do"),
-        (_, State::Discarded) => Some("the order was discarded: hand it in again under a new key"),
-        (Intervention::Retry, State::Quarantined) if from.why.as_deref() == Some(KEY_REUSED) => Some(
-            "its key belongs to another order: hand it in again under a key of its own, then discard this record",
-        ),
-        (Intervention::Release, _) if from.group.origin.is_none() => {
-            Some("the order is not bound to an origin")
-        }
-        _ => None,
-    }
 }

@@ -8,9 +8,10 @@
 //! No artificial wait: under load the sync itself is the time in which the next group gathers. Reads come one at a
 //! time between commits, so a burst of page loads cannot delay a till.
 
-use super::model::{Accepted, Backlog, Change, Hold, Intervention, KEY_REUSED, NewOrder, Outgoing, State};
-use super::tables::{self, Intervened, Move, OpenError, Place, Tables};
-use super::{Group, LedgerError, LedgerSettings, Storage, Waiting};
+use super::model::{Accepted, Backlog, Change, Hold, Intervention, NewOrder, Outgoing};
+use super::tables::{OpenError, Tables};
+use super::writes::{self, Intervened, Move, count_new};
+use super::{LedgerError, LedgerSettings, Storage};
 use crate::clock::{Mono, mono, wall};
 use crate::heartbeat::Heartbeat;
 use crate::store;
@@ -385,15 +386,15 @@ impl Writer {
 fn perform(t: &Transaction<'_>, request: &Request) -> rusqlite::Result<Effect> {
     match request {
         Request::Accept { orders, .. } => {
-            orders.iter().map(|new| tables::accept(t, new)).collect::<Result<_, _>>().map(Effect::Accepted)
+            orders.iter().map(|new| writes::accept(t, new)).collect::<Result<_, _>>().map(Effect::Accepted)
         }
         Request::Bind { seqs, origin, at, .. } => {
-            tables::bind(t, seqs, origin, *at).map(|(bound, moves)| Effect::Bound(bound, moves))
+            writes::bind(t, seqs, origin, *at).map(|(bound, moves)| Effect::Bound(bound, moves))
         }
-        Request::Change { changes, at, .. } => tables::change(t, changes, *at).map(Effect::Moved),
-        Request::Unhold { hold, .. } => tables::unhold(t, *hold).map(Effect::Moved),
+        Request::Change { changes, at, .. } => writes::change(t, changes, *at).map(Effect::Moved),
+        Request::Unhold { hold, .. } => writes::unhold(t, *hold).map(Effect::Moved),
         Request::Intervene { seq, what, who, reason, at, .. } => {
-            Ok(match tables::intervene(t, *seq, what, who, reason, *at)? {
+            Ok(match writes::intervene(t, *seq, what, who, reason, *at)? {
                 Intervened::Done(step) => Effect::Moved(vec![step]),
                 Intervened::Unknown => Effect::Refused(LedgerError::Unknown),
                 Intervened::Refused(why) => Effect::Refused(LedgerError::NotAllowed(why)),
@@ -408,59 +409,5 @@ fn sort(request: Request, writes: &mut Vec<Request>, reads: &mut VecDeque<ReadWo
     match request {
         Request::Read(work) => reads.push_back(work),
         write => writes.push(write),
-    }
-}
-
-fn count_new(backlog: &mut Backlog, new: &NewOrder, accepted: &Accepted) {
-    let (receipt, why) = match accepted {
-        Accepted::New(receipt) if receipt.state == State::Held => (receipt, Some(Hold::DependsOn.word())),
-        Accepted::New(receipt) => (receipt, None),
-        Accepted::KeyReused { kept, repeated: false, .. } => (kept, Some(KEY_REUSED)),
-        Accepted::KeyReused { .. } | Accepted::Replay(_) => return,
-    };
-    let group = Group { origin: None, udl: new.order.udl.clone() };
-    Place { state: receipt.state, group, why: why.map(str::to_owned) }.add(backlog);
-}
-
-impl Place {
-    fn add(&self, backlog: &mut Backlog) {
-        backlog.states[self.state as usize] += 1;
-        if self.state == State::Pending {
-            backlog.arrivals += 1;
-            let waiting = backlog.groups.entry(self.group.clone()).or_default();
-            *waiting = Waiting { orders: waiting.orders + 1, last_arrival: backlog.arrivals };
-        } else if let Some(why) = &self.why {
-            *backlog.whys.entry((self.state as u8, why.clone())).or_default() += 1;
-        }
-    }
-
-    fn remove(&self, backlog: &mut Backlog) {
-        let slot = &mut backlog.states[self.state as usize];
-        *slot = slot.saturating_sub(1);
-        if self.state == State::Pending {
-            if let Some(waiting) = backlog.groups.get_mut(&self.group) {
-                waiting.orders = waiting.orders.saturating_sub(1);
-            }
-            backlog.groups.retain(|_, waiting| waiting.orders > 0);
-        } else if let Some(why) = &self.why {
-            let key = (self.state as u8, why.clone());
-            if let Some(count) = backlog.whys.get_mut(&key) {
-                *count = count.saturating_sub(1);
-            }
-            backlog.whys.retain(|_, count| *count > 0);
-        }
-    }
-}
-
-impl Move {
-    fn apply(&self, backlog: &mut Backlog) {
-        self.from.remove(backlog);
-        self.to.add(backlog);
-        // Anything that becomes pending again lies behind the place up to which the dispatcher has read.
-        if self.to.state == State::Pending && self.from.state != State::Pending
-            || self.to.group.origin.is_none() && self.from.group.origin.is_some()
-        {
-            backlog.disturbed += 1;
-        }
     }
 }

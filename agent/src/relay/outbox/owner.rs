@@ -83,7 +83,7 @@ impl Owner<'_> {
                     continue;
                 }
                 Request::Read { stream, after, max_bytes, answer } => {
-                    self.add(std::mem::take(&mut records));
+                    self.add(&std::mem::take(&mut records));
                     // Without a batch the answer is dropped, which the asker sees; and the asker may be gone.
                     let batch = self.with_file(|file| file.read(stream, after, max_bytes));
                     let _ = batch.map(|batch| answer.send(batch));
@@ -92,7 +92,7 @@ impl Owner<'_> {
                 Request::Close { answer } => closed = Some(answer),
             }
         }
-        self.add(records);
+        self.add(&records);
         closed
     }
 
@@ -106,7 +106,7 @@ impl Owner<'_> {
         }
     }
 
-    fn add(&mut self, records: Vec<Request>) {
+    fn add(&mut self, records: &[Request]) {
         if records.is_empty() {
             return;
         }
@@ -117,7 +117,7 @@ impl Owner<'_> {
             }
             file.begin()?;
             let mut bytes = 0;
-            for record in &records {
+            for record in records {
                 if let Request::Record { stream, at, kind, data } = record {
                     bytes += file.add(*stream, *at, kind, data)?;
                 }

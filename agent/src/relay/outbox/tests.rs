@@ -1,11 +1,11 @@
 use super::file::OutboxFile;
 use super::*;
+use crate::clock::mono;
 use samovar_wire::conditions::Condition;
 use samovar_wire::mqtt::EventBatch;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
-use std::time::Instant;
 
 type Raised = Arc<Mutex<BTreeMap<Condition, String>>>;
 
@@ -37,9 +37,9 @@ fn record(outbox: &Outbox, stream: Stream, count: u64) {
 }
 
 async fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    let start = Instant::now();
+    let start = mono();
     while !holds() {
-        assert!(start.elapsed() < Duration::from_secs(10), "waited too long for {what}");
+        assert!(mono().after(start) < Duration::from_secs(10), "waited too long for {what}");
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
 }
@@ -224,11 +224,11 @@ async fn a_caller_is_never_held_up_and_what_does_not_fit_is_counted() {
     let (settings, raised) = settings(&path_in(&dir), 1 << 30);
     let outbox = Outbox::open(settings).unwrap();
     let large = serde_json::json!("x".repeat(30_000));
-    let start = Instant::now();
+    let start = mono();
     for _ in 0..2_000 {
         outbox.record(Stream::Events, "large", &large);
     }
-    let asked = start.elapsed();
+    let asked = mono().after(start);
     until("the rest", || outbox.level().events + outbox.level().dropped == 2_000).await;
     assert!(outbox.level().dropped > 0, "60 MB in {asked:?} should be more than the queue holds");
     assert!(raised.lock().unwrap().contains_key(&Condition::OutboxOverflow));

@@ -72,6 +72,12 @@ impl World {
                 other => done.push(name(&other)),
             }
         }
+        let wake = self.session.wake_at();
+        assert!(
+            wake.is_none_or(|wake| wake > at(self.now)),
+            "the loop would spin: {wake:?} is not after {}",
+            self.now
+        );
         done
     }
 
@@ -341,6 +347,7 @@ fn a_lost_connection_is_tried_again_after_a_wait_and_a_renewed_certificate_at_on
     world.actions();
     world.session.reconnect(at(world.now));
     assert_eq!(world.actions(), ["cut"]);
+    assert_eq!(world.after(600_000), [""; 0], "nothing is said on a connection that is being dropped");
     world.end();
     assert_eq!(world.actions(), ["connect"]);
 }

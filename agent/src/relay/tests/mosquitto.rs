@@ -142,12 +142,15 @@ pub(super) struct Seen {
     pub(super) message: Value,
 }
 
+/// A stream, and the numbers of one batch of it.
+type Numbers = (String, Vec<u64>);
+
 /// Somebody who hears everything.
 #[derive(Clone)]
 pub(super) struct Fleet {
     client: AsyncClient,
     seen: Arc<Mutex<Vec<Seen>>>,
-    events: Arc<Mutex<Vec<(String, Vec<u64>)>>>,
+    events: Arc<Mutex<Vec<Numbers>>>,
 }
 
 impl Fleet {

@@ -2,6 +2,7 @@
 
 use super::fake::{Fake, within};
 use super::mosquitto::{Authority, Fleet, Line, Mosquitto, Traffic, free_port};
+use crate::clock::mono;
 use crate::relay::{
     BirthFacts, Commands, DesiredState, Login, Outbox, OutboxSettings, Relay, RelayHandle, RelayInputs,
     RelaySettings, ReplyError, StateDocument, Stream,
@@ -12,7 +13,7 @@ use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::sync::watch;
 
 /// A device with a relay.
@@ -193,9 +194,9 @@ async fn a_device_says_who_it_is_how_it_is_and_goes_with_a_word() {
     })
     .await;
 
-    let started = Instant::now();
+    let started = mono();
     device.relay.stop().await;
-    assert!(started.elapsed() < Duration::from_secs(1));
+    assert!(mono().after(started) < Duration::from_secs(1));
     until("the good-bye", || {
         fleet.on("up/online").last().unwrap().message["data"] == json!({"online": false, "epoch": 17})
     })
@@ -512,9 +513,9 @@ async fn a_broker_that_never_answers_is_a_condition_and_does_not_hold_up_a_stop(
         .await;
     assert!(device.relay.status().last_error.is_some());
     let _silent_too = fake.accept().await;
-    let started = Instant::now();
+    let started = mono();
     device.relay.stop().await;
-    assert!(started.elapsed() < Duration::from_millis(500));
+    assert!(mono().after(started) < Duration::from_millis(500));
 }
 
 #[tokio::test]
@@ -525,7 +526,7 @@ async fn a_broker_that_stops_reading_does_not_hold_up_a_stop() {
     until("the connection", || device.relay.status().connected).await;
     device.record(5_000);
     tokio::time::sleep(Duration::from_millis(300)).await;
-    let started = Instant::now();
+    let started = mono();
     device.relay.stop().await;
-    assert!(started.elapsed() <= Duration::from_millis(1_100), "{:?}", started.elapsed());
+    assert!(mono().after(started) <= Duration::from_millis(1_100), "{:?}", mono().after(started));
 }

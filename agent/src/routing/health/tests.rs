@@ -154,6 +154,7 @@ fn rounds_that_count_against_an_origin_are_forgotten_when_nobody_answers() {
     let failed = || Probed::Sent(Outcome::Failed("time-out".into()));
     let mut round = |n: u64, others: Probed| {
         let now = Mono(Duration::from_secs(n * 10));
+        origins.hurry(now);
         assert_eq!(origins.begin_round(now).len(), 2);
         origins.end_round(&[(near.clone(), failed()), (far.clone(), others)], now);
         origins.seen()[&near].routing
