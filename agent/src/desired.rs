@@ -3,7 +3,6 @@
 //! The broker is not believed: the envelope must be signed by a key whose role may route, and must name this device.
 //! A route table inside is a signed document of its own and goes the way of every table.
 
-use crate::clock::{Mono, mono};
 use crate::store::{self, Loaded, StoreError};
 use samovar_wire::DeviceId;
 use samovar_wire::activation::{CommandKey, Role};
@@ -101,12 +100,6 @@ impl Revision {
         self.kept.revision = revision;
         store::replace(&self.path, &serde_json::to_vec(&self.kept).unwrap_or_default(), 0o600)
     }
-}
-
-/// When to look again at a desired state whose route table could not be taken now.
-#[must_use]
-pub fn retry_at() -> Mono {
-    mono().plus(std::time::Duration::from_secs(30))
 }
 
 #[cfg(test)]

@@ -53,6 +53,7 @@ pub fn assemble(app: &App, pages: Router<App>) -> Router {
     let description = get(move || std::future::ready(Json(openapi)));
     let people = people
         .route("/api/v1/openapi.json", description)
+        .route("/api/v1/schemas", get(|| std::future::ready(Json(samovar_wire::schema::all()))))
         .merge(pages)
         .layer(from_fn_with_state(app.clone(), guard::browsers));
     Router::new()

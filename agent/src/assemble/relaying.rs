@@ -1,7 +1,7 @@
 //! Runs the relay for as long as there is somebody to relay for: starts it with the identity, starts it anew when
 //! the broker or the device changes, and applies what the fleet wants.
 
-use crate::clock::{Mono, mono};
+use crate::clock::Mono;
 use crate::config::RelaySection;
 use crate::desired::{self, Revision};
 use crate::heartbeat::Heartbeats;
@@ -18,9 +18,13 @@ use crate::stop;
 use samovar_wire::mqtt::{Desired, DesiredDocument};
 use samovar_wire::status::DeviceState;
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
+
+/// Before a route table that could not be taken is tried again.
+const RETRY: Duration = Duration::from_secs(30);
 
 /// What the relay flow is built from.
 pub(super) struct Relaying {
@@ -126,10 +130,9 @@ impl Relaying {
     ) -> bool {
         let (mut state, mut status, mut routes) =
             (self.state.clone(), running.handle.watch(), self.routing.changed());
-        let mut waiting: Option<(Desired, Mono)> = None;
+        // What the fleet wants, on its way into force; a later state replaces an earlier one.
+        let mut applying: Applying<'_> = None;
         let ended = loop {
-            let retry_at =
-                waiting.as_ref().map_or_else(|| mono().plus(Duration::from_secs(3_600)), |(_, at)| *at);
             tokio::select! {
                 () = stop::asked(stop) => break true,
                 changed = who.changed() => match changed {
@@ -148,12 +151,18 @@ impl Relaying {
                     routes.mark_unchanged();
                     running.tell(self.birth(&running.revision));
                 }
-                Some(message) = running.desired.next() => waiting = self.desired(&message, current, &mut running).await,
-                Some(_) = running.commands.next() => tracing::warn!("a command came; this version takes none"),
-                () = tokio::time::sleep_until(crate::clock::instant(retry_at)) => {
-                    if let Some((desired, _)) = waiting.take() {
-                        waiting = self.apply(desired, &mut running).await;
+                Some(message) = running.desired.next() => {
+                    if let Some(desired) = wanted(&message, current, running.revision.number()) {
+                        applying = Some(Box::pin(self.apply(desired)));
                     }
+                }
+                Some(_) = running.commands.next() => tracing::warn!("a command came; this version takes none"),
+                revision = done(&mut applying) => {
+                    applying = None;
+                    if let Err(error) = running.revision.applied(revision) {
+                        tracing::error!(%error, "the applied revision could not be kept");
+                    }
+                    running.tell(self.birth(&running.revision));
                 }
             }
         };
@@ -162,47 +171,26 @@ impl Relaying {
         ended
     }
 
-    /// Looks at a desired state; gives it back with a time when it must be tried again.
-    async fn desired(
-        &self,
-        message: &[u8],
-        who: &DeviceIdentity,
-        running: &mut Running,
-    ) -> Option<(Desired, Mono)> {
-        match desired::verify(message, &who.device, &who.commands_keys, running.revision.number()) {
-            Ok(Some(desired)) => self.apply(desired, running).await,
-            Ok(None) => None,
-            Err(refused) => {
-                tracing::warn!(%refused, "a desired state was refused");
-                None
-            }
-        }
-    }
-
-    async fn apply(&self, desired: Desired, running: &mut Running) -> Option<(Desired, Mono)> {
-        let envelope = match &desired.route_table {
-            None => None,
-            Some(DesiredDocument::Inline(envelope)) => serde_json::to_vec(envelope).ok(),
-            Some(DesiredDocument::Reference { sha256, url }) => match self.fetch(sha256, url).await {
-                Ok(bytes) => Some(bytes),
-                Err(why) => {
-                    tracing::warn!(why, url, "the route table could not be fetched; tried again");
-                    return Some((desired, desired::retry_at()));
+    /// Brings a desired state into force, however often that must be tried; gives its revision.
+    async fn apply(&self, desired: Desired) -> u64 {
+        loop {
+            let envelope = match &desired.route_table {
+                None => return desired.revision,
+                Some(DesiredDocument::Inline(envelope)) => {
+                    serde_json::to_vec(envelope).map_err(|e| e.to_string())
                 }
-            },
-        };
-        if let Some(envelope) = envelope {
-            match self.routing.offer(envelope).await {
-                // A refusal is final for this document: the condition says why, the fleet sends another.
-                Ok(_) | Err(OfferError::Refused(_)) => {}
-                Err(OfferError::Busy | OfferError::Stopped) => return Some((desired, desired::retry_at())),
+                Some(DesiredDocument::Reference { sha256, url }) => self.fetch(sha256, url).await,
+            };
+            match envelope {
+                Ok(envelope) => match self.routing.offer(envelope).await {
+                    // A refusal is final for this document: the condition says why, the fleet sends another.
+                    Ok(_) | Err(OfferError::Refused(_)) => return desired.revision,
+                    Err(OfferError::Busy | OfferError::Stopped) => {}
+                },
+                Err(why) => tracing::warn!(why, "the route table could not be fetched; tried again"),
             }
+            tokio::time::sleep(RETRY).await;
         }
-        if let Err(error) = running.revision.applied(desired.revision) {
-            tracing::error!(%error, "the applied revision could not be kept");
-        }
-        running.tell(self.birth(&running.revision));
-        None
     }
 
     /// Fetches a document of the fleet over mutual TLS and holds it against its digest.
@@ -233,6 +221,28 @@ impl Relaying {
             serde_json::from_slice(&bytes).map_err(|error| error.to_string())?;
         let digest = envelope.payload_sha256().map(|digest| samovar_wire::encoding::hex(&digest));
         if digest.as_deref() == Some(sha256) { Ok(bytes) } else { Err("its digest is another one".into()) }
+    }
+}
+
+/// A desired state on its way into force.
+type Applying<'a> = Option<Pin<Box<dyn Future<Output = u64> + Send + 'a>>>;
+
+/// Waits for what is under way; for ever when nothing is.
+async fn done(applying: &mut Applying<'_>) -> u64 {
+    match applying {
+        Some(applying) => applying.await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Looks at a message of the fleet; gives the desired state in it if it is ours, believed and newer.
+fn wanted(message: &[u8], who: &DeviceIdentity, applied: u64) -> Option<Desired> {
+    match desired::verify(message, &who.device, &who.commands_keys, applied) {
+        Ok(desired) => desired,
+        Err(refused) => {
+            tracing::warn!(%refused, "a desired state was refused");
+            None
+        }
     }
 }
 

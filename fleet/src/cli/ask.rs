@@ -195,7 +195,20 @@ pub(super) async fn run(ask: Ask) -> Result<()> {
             &Client::find(&target).await?.get(&format!("/api/v1/devices/{}", encode(&device))).await?,
         ),
         Ask::Devices { store, target, .. } => {
-            let columns = &["id", "store", "country", "class", "activated_at", "certificate_ends_at"][..];
+            let columns = &[
+                "id",
+                "store",
+                "country",
+                "class",
+                "online",
+                "since",
+                "line",
+                "origin.origin",
+                "orders.pending",
+                "orders.quarantined",
+                "version",
+                "certificate_ends_at",
+            ][..];
             list(&target, "/api/v1/devices", &[("store", store)], ("devices", columns)).await
         }
         Ask::Orders { id: Some(id), target, .. } => show(

@@ -11,7 +11,7 @@ pub(super) fn line(text: &str) {
     }
 }
 
-/// Prints a list as a table.
+/// Prints a list as a table; a column may be a field of a field, such as `orders.pending`.
 pub(super) fn table(rows: &[Value], columns: &[&str]) {
     for line in lines(rows, columns) {
         self::line(&line);
@@ -34,7 +34,7 @@ pub(super) fn json(answer: &Value) {
 
 fn lines(rows: &[Value], columns: &[&str]) -> Vec<String> {
     let cells: Vec<Vec<String>> = std::iter::once(columns.iter().map(|name| name.to_uppercase()).collect())
-        .chain(rows.iter().map(|row| columns.iter().map(|name| text(&row[*name])).collect()))
+        .chain(rows.iter().map(|row| columns.iter().map(|name| text(at(row, name))).collect()))
         .collect();
     let width = |column: usize| cells.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
     let widths: Vec<usize> = (0..columns.len()).map(width).collect();
@@ -43,6 +43,11 @@ fn lines(rows: &[Value], columns: &[&str]) -> Vec<String> {
         cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
     };
     cells.iter().map(padded).collect()
+}
+
+/// A field, or a field of a field: `orders.pending`.
+fn at<'a>(row: &'a Value, name: &str) -> &'a Value {
+    name.split('.').fold(row, |value, part| &value[part])
 }
 
 fn text(value: &Value) -> String {

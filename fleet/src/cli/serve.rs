@@ -23,7 +23,8 @@ pub(super) struct Serve {
     /// The configuration file
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Plain HTTP for console and API [default: 127.0.0.1:7700]
+    /// Plain HTTP for console and API [default: 127.0.0.1:7700]; with port 0 the other listeners take free ports too,
+    /// unless they are named
     #[arg(long, value_name = "ADDR")]
     listen: Option<String>,
     /// HTTPS for devices [default: 0.0.0.0:7743]
@@ -54,6 +55,7 @@ impl Serve {
                 key.clone_from(value);
             }
         }
+        config.follow_free_port();
         config::broker_choice(&config.broker.url)?;
         Ok(config)
     }

@@ -94,6 +94,21 @@ pub enum ConfigError {
 }
 
 impl Config {
+    /// Whoever asks for a free HTTP port wants a server beside others: listeners that nobody named then take free
+    /// ports on the same address instead of the well-known ones.
+    pub fn follow_free_port(&mut self) {
+        let Some(host) = self.server.listen.strip_suffix(":0").map(str::to_owned) else { return };
+        let (server, broker) = (Server::default(), Broker::default());
+        for (key, default) in [
+            (&mut self.server.https_listen, server.https_listen),
+            (&mut self.broker.tls_listen, broker.tls_listen),
+        ] {
+            if *key == default {
+                *key = format!("{host}:0");
+            }
+        }
+    }
+
     /// Reads the file (if one is named), then applies the `section.key=value` settings.
     ///
     /// # Errors
@@ -167,6 +182,18 @@ mod tests {
         let path = dir.path().join("fleet.toml");
         std::fs::write(&path, text).unwrap();
         (dir, path)
+    }
+
+    #[test]
+    fn a_free_http_port_means_free_ports_for_all_that_are_not_named() {
+        let mut config = Config::default();
+        config.follow_free_port();
+        assert_eq!(config, Config::default());
+        config.server.listen = "127.0.0.1:0".into();
+        config.broker.tls_listen = "127.0.0.1:9999".into();
+        config.follow_free_port();
+        assert_eq!(config.server.https_listen, "127.0.0.1:0");
+        assert_eq!(config.broker.tls_listen, "127.0.0.1:9999");
     }
 
     #[test]

@@ -52,6 +52,11 @@ async fn every_described_route_of_the_api_exists_and_asks_for_a_session() {
 async fn every_route_of_the_router_is_described() {
     let fleet = Fleet::start(Backend::Sqlite, &[]).await;
     let openapi = fleet.api("", Method::GET, "/api/v1/openapi.json", None).await.body;
+    let schemas = fleet.api("", Method::GET, "/api/v1/schemas", None).await.body;
+    assert!(
+        schemas["samovar.state.v1"]["$defs"]["DeviceState"].is_object(),
+        "what devices send is published"
+    );
     let described = operations(&openapi).len();
     let mut annotated = 0;
     let mut undescribed = Vec::new();
@@ -63,7 +68,8 @@ async fn every_route_of_the_router_is_described() {
     });
     assert_eq!(described, annotated, "every handler with a description is routed, and none twice");
     undescribed.retain(|line| !line.contains("console"));
-    let known = ["\"/api/v1/openapi.json\"", "\"/healthz\"", "\"/readyz\"", "\"/metrics\""];
+    let known =
+        ["\"/api/v1/openapi.json\"", "\"/api/v1/schemas\"", "\"/healthz\"", "\"/readyz\"", "\"/metrics\""];
     assert_eq!(undescribed.len(), known.len(), "{undescribed:#?}");
     assert!(known.iter().all(|path| undescribed.iter().any(|line| line.contains(path))), "{undescribed:#?}");
     fleet.running.stop().await;

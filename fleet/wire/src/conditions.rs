@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 /// How much a condition matters to the shop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
     /// Worth knowing.
@@ -47,6 +48,7 @@ macro_rules! conditions {
         staff { $staff_en:literal, $staff_zh:literal }, technician { $tech_en:literal, $tech_zh:literal }; )*) => {
         /// A condition, by name.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
         pub enum Condition { $( $(#[$doc])* #[serde(rename = $name)] $variant, )* }
 
         impl Condition {

@@ -19,6 +19,7 @@ pub const DESIRED: &str = "application/vnd.samovar.desired.v1+json";
 
 /// A signed document as it travels.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct Envelope {
     /// What the payload is.
@@ -31,6 +32,7 @@ pub struct Envelope {
 
 /// One signature of an envelope.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Signature {
     /// Which key made it; the empty text lets the reader try all it trusts.
     #[serde(default)]

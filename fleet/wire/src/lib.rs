@@ -15,6 +15,8 @@ pub mod mqtt;
 pub mod orders;
 pub mod problem;
 pub mod route;
+#[cfg(feature = "schema")]
+pub mod schema;
 pub mod status;
 pub mod timestamp;
 

@@ -118,6 +118,7 @@ pub fn ingest_filter(environment: &str) -> String {
 
 /// What is around every message.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Envelope<T> {
     /// Version of this envelope.
     pub v: u32,
@@ -138,6 +139,7 @@ pub struct Envelope<T> {
 
 /// `up/online`: birth (`online: true`) and will (`online: false`, only `epoch` beside it).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Online {
     /// Whether the device is there.
     pub online: bool,
@@ -150,6 +152,7 @@ pub struct Online {
 
 /// What only a birth says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Birth {
     /// The operating system's boot.
     pub boot_id: String,
@@ -167,6 +170,7 @@ pub struct Birth {
 
 /// `up/state`: the whole state, or a beat that says nothing changed.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct StateReport {
     /// SHA-256 of the state document as JSON, hex.
     pub sha256: String,
@@ -177,6 +181,7 @@ pub struct StateReport {
 
 /// `up/events`: one batch of a stream.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct EventBatch {
     /// The stream; sequence numbers are per stream.
     pub stream: String,
@@ -186,6 +191,7 @@ pub struct EventBatch {
 
 /// One event.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Event {
     /// Place in its stream; never reused.
     pub seq: u64,
@@ -200,6 +206,7 @@ pub struct Event {
 
 /// `up/metrics`: numbers by name.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Metrics {
     /// Values by metric name.
     pub metrics: std::collections::BTreeMap<String, f64>,
@@ -207,6 +214,7 @@ pub struct Metrics {
 
 /// `dn/ack`: what the fleet has made durable, or a request for the whole state.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Ack {
     /// The stream that is acknowledged.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -233,6 +241,7 @@ impl Ack {
 
 /// `dn/desired`, the signed payload: what a device should be.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Desired {
     /// For whom.
     pub device: DeviceId,
@@ -254,6 +263,7 @@ pub struct Desired {
 
 /// A signed document inside a desired state: itself, or where it is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(untagged)]
 pub enum DesiredDocument {
     /// The document.

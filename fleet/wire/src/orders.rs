@@ -181,6 +181,7 @@ pub enum Outcome {
 
 /// Counts and ages of a ledger, as the local API, MQTT and the console show them.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct OrdersSummary {
     /// Waiting to be sent or answered.
     pub pending: u64,
@@ -209,6 +210,7 @@ pub struct OrdersSummary {
 
 /// Orders that wait for one origin's answer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct BoundOrders {
     /// The origin.
     pub origin: OriginId,

@@ -9,6 +9,7 @@ use serde_json::Value;
 
 /// The whole reported state of a device. Holds points in time, not ages, so that it changes only when a fact changes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct DeviceState {
     /// Who this is; absent before activation.
     pub identity: Option<Identity>,
@@ -52,6 +53,7 @@ pub struct DeviceState {
 
 /// Who a device is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Identity {
     /// The device.
     pub device: DeviceId,
@@ -65,6 +67,7 @@ pub struct Identity {
 
 /// The route table a device obeys.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct RouteTableState {
     /// Its version.
     pub version: u64,
@@ -80,6 +83,7 @@ pub struct RouteTableState {
 
 /// Where the orders of this device's own store go.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct SelectedOrigin {
     /// The service that was resolved.
     pub service: ServiceName,
@@ -95,6 +99,7 @@ pub struct SelectedOrigin {
 
 /// Health of one origin as seen from a device.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct OriginState {
     /// The origin.
     pub origin: OriginId,
@@ -109,6 +114,7 @@ pub struct OriginState {
 
 /// Whether an origin answers.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Health {
     /// Nothing was asked of it yet; counts as usable.
@@ -122,6 +128,7 @@ pub enum Health {
 
 /// The store's own line.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Line {
     /// Nothing was tried yet.
@@ -135,6 +142,7 @@ pub enum Line {
 
 /// A condition that holds now.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ActiveCondition {
     /// Which of the closed list; a name this version does not know is kept as text by readers that show it.
     pub name: Condition,

@@ -78,6 +78,17 @@ impl std::str::FromStr for Timestamp {
     }
 }
 
+#[cfg(feature = "schema")]
+impl schemars::JsonSchema for Timestamp {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Timestamp".into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({ "type": "string", "format": "date-time", "description": "RFC 3339, UTC, milliseconds" })
+    }
+}
+
 impl TryFrom<String> for Timestamp {
     type Error = InvalidTimestamp;
     fn try_from(text: String) -> Result<Self, InvalidTimestamp> {
