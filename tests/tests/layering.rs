@@ -19,7 +19,7 @@ const EDGES: &[&str] = &["assemble", "cli", "lib", "main", "page"];
 
 /// Parts of the agent that everybody may use; they import no flow.
 const SHARED: &[&str] =
-    &["clock", "config", "heartbeat", "http", "net", "notify", "status", "store", "words"];
+    &["clock", "config", "data_dir", "heartbeat", "http", "logging", "net", "status", "stop", "store"];
 
 /// The one flow that may read the others' snapshots: it carries out what head office asks for.
 const READS_OTHERS: &[&str] = &["commands"];

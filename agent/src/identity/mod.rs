@@ -11,7 +11,7 @@
 //!                                                         └── tried as before: the server's clock decides ──┘
 //! ```
 //!
-//! * [`activate`] sends the claim and writes nothing before the whole answer has been checked ([`answer`]).
+//! * [`mod@activate`] sends the claim and writes nothing before the whole answer has been checked ([`answer`]).
 //! * [`files`] keeps what was granted, so that a crash at any step leaves no activation or a whole one.
 //! * [`effective`] says who the device is: the configuration first, then the activation.
 //! * [`tls`] turns keys and roots into what origins and brokers are spoken to with.
