@@ -177,7 +177,8 @@ impl Agent {
             conditions: board_setter(&board),
         };
         let outbox = Outbox::open(settings)?;
-        let ledger = Ledger::open(ledger_settings(&data, &config), heartbeats.register("ledger", STUCK))?;
+        let ledger =
+            Ledger::open(ledger_settings(data.path(), &config), heartbeats.register("ledger", STUCK))?;
         let in_flight = InFlight::default();
         let events = events(&outbox);
         let flow = Flow {
@@ -285,10 +286,12 @@ fn events(outbox: &Outbox) -> Events {
     Arc::new(move |kind, data| outbox.record(Stream::Events, kind, &data))
 }
 
-fn ledger_settings(data: &DataDir, config: &Config) -> LedgerSettings {
+/// How the ledger of a data directory is kept.
+#[must_use]
+pub fn ledger_settings(data: &std::path::Path, config: &Config) -> LedgerSettings {
     let days = |days: u64| Duration::from_secs(days * 86_400);
     LedgerSettings {
-        path: data.path().join("orders.db"),
+        path: data.join("orders.db"),
         max_bytes: config.orders.max_bytes,
         body_retention: days(config.orders.body_retention_days),
         key_retention: days(config.orders.key_retention_days),
