@@ -17,34 +17,31 @@
 //!
 //! A table like this is only true while nobody adds a channel elsewhere: `unbounded_channel` is banned by lint.
 
+mod members;
 mod relaying;
+mod reporting;
 mod routes;
 
-use crate::clock::{mono, wall};
+use crate::clock::{Mono, mono, wall};
 use crate::config::{Config, ConfigError};
 use crate::data_dir::{DataDir, DataDirError, Run};
-use crate::heartbeat::{self, Heartbeats};
+use crate::heartbeat::{self, Heartbeat, Heartbeats};
 use crate::http::{Gate, listener};
-use crate::identity::{self, DeviceIdentity, Identity};
+use crate::identity::{self, Identity};
 use crate::logging::{self, LoggingError};
 use crate::net::ClientSettings;
 use crate::orders::dispatcher::Limits;
 use crate::orders::intake::{self, Intake};
 use crate::orders::ledger::{Ledger, LedgerSettings, OpenError};
-use crate::orders::origin::Sender;
 use crate::orders::run::{Events, Flow, InFlight};
 use crate::page::api::{self, Api};
 use crate::relay::{Outbox, OutboxError, OutboxSettings, Stream};
-use crate::routing::{self, Membership, Routing, RoutingSettings, Setup, Trust};
+use crate::routing::{self, Routing, RoutingSettings, Setup};
 use crate::status::Board;
-use crate::status::report::{Collect, Reporter, with_conditions};
-use crate::stop;
 use crate::store::StoreError;
 use relaying::Relaying;
 use routes::RoutesOfOrders;
-use samovar_wire::ServiceName;
 use samovar_wire::conditions::Condition;
-use samovar_wire::status::{DeviceState, SelectedOrigin};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -150,97 +147,131 @@ struct Agent {
     outbox: Outbox,
 }
 
-impl Agent {
-    async fn start(data: DataDir, config: Config) -> Result<Self, StartError> {
-        let started = mono();
-        let address = config.local_api.listen;
-        let socket =
-            listener::bind(address).await.map_err(|source| StartError::Listen { address, source })?;
-        let (board, heartbeats, stop) = (Board::default(), Heartbeats::default(), watch::Sender::new(false));
-        let (epoch, damaged) = data.next_epoch(wall())?;
-        if let Some(kept) = damaged {
-            board.raise(Condition::FileSetAside, format!("epoch.json: kept as {}", kept.display()));
-        }
-        let mut tasks = JoinSet::new();
+/// What every flow is built into.
+struct Frame {
+    data: PathBuf,
+    config: Config,
+    epoch: u64,
+    started: Mono,
+    board: Board,
+    heartbeats: Heartbeats,
+    stop: watch::Sender<bool>,
+    tasks: JoinSet<()>,
+}
 
-        let (identity, identity_flow) = identity::start(data.path(), &config, board.clone())?;
-        let limit = identity::run::HEARTBEAT_LIMIT;
-        tasks.spawn(identity_flow.run(heartbeats.register("identity", limit), stop.subscribe()));
+impl Frame {
+    /// Starts a loop that is watched.
+    fn spawn<F: Future<Output = ()> + Send + 'static>(
+        &mut self,
+        name: &'static str,
+        stuck: Duration,
+        run: impl FnOnce(Heartbeat, watch::Receiver<bool>) -> F,
+    ) {
+        let task = run(self.heartbeats.register(name, stuck), self.stop.subscribe());
+        self.tasks.spawn(task);
+    }
 
-        let setup = routing_setup(&data, &config, &identity, &board, &mut tasks, &stop);
-        let (routing, runner) = routing::start(setup)?;
-        tasks.spawn(runner.run(heartbeats.register("routing", STUCK), stop.subscribe()));
+    fn identity(&mut self) -> Result<Identity, StartError> {
+        let (identity, flow) = identity::start(&self.data, &self.config, self.board.clone())?;
+        self.spawn("identity", identity::run::HEARTBEAT_LIMIT, |heartbeat, stop| flow.run(heartbeat, stop));
+        Ok(identity)
+    }
 
-        let settings = OutboxSettings {
-            path: data.path().join("aux.db"),
-            max_bytes: config.relay.outbox_max_bytes,
-            conditions: board_setter(&board),
-        };
-        let outbox = Outbox::open(settings)?;
-        let ledger = Ledger::open(ledger_settings(&data, &config), heartbeats.register("ledger", STUCK))?;
-        let in_flight = InFlight::default();
-        let events = events(&outbox);
+    fn routing(&mut self, identity: &Identity) -> Result<Routing, StartError> {
+        let membership = self.membership(identity);
+        let (routing, runner) = routing::start(Setup {
+            data: self.data.clone(),
+            table: self.config.routing.table.clone(),
+            membership,
+            tls: identity.tls(),
+            clients: ClientSettings {
+                scheme: self.config.origin.scheme,
+                connect_timeout: Duration::from_millis(self.config.origin.connect_timeout_ms),
+                request_timeout: Duration::from_millis(self.config.origin.request_timeout_ms),
+            },
+            board: self.board.clone(),
+            settings: RoutingSettings::default(),
+        })?;
+        self.spawn("routing", STUCK, |heartbeat, stop| runner.run(heartbeat, stop));
+        Ok(routing)
+    }
+
+    fn outbox(&self) -> Result<Outbox, StartError> {
+        Ok(Outbox::open(OutboxSettings {
+            path: self.data.join("aux.db"),
+            max_bytes: self.config.relay.outbox_max_bytes,
+            conditions: board_setter(&self.board),
+        })?)
+    }
+
+    fn orders(
+        &mut self,
+        identity: &Identity,
+        routing: &Routing,
+        outbox: &Outbox,
+    ) -> Result<Intake, StartError> {
+        let heartbeat = self.heartbeats.register("ledger", STUCK);
+        let ledger = Ledger::open(ledger_settings(&self.data, &self.config), heartbeat)?;
+        let (events, in_flight) = (events(outbox), InFlight::default());
         let flow = Flow {
             ledger: ledger.clone(),
             routes: Arc::new(RoutesOfOrders::new(routing.clone())),
-            sender: sender(&identity, &ledger, &config, &mut tasks, &stop),
-            board: board.clone(),
+            sender: self.sender(identity, &ledger),
+            board: self.board.clone(),
             events: Arc::clone(&events),
-            limits: limits(&config),
+            limits: limits(&self.config),
             in_flight: in_flight.clone(),
         };
-        tasks.spawn(flow.run(heartbeats.register("orders", STUCK), stop.subscribe()));
+        self.spawn("orders", STUCK, |heartbeat, stop| flow.run(heartbeat, stop));
+        let identity = identity.clone();
+        let home = Arc::new(move || identity.current().map(|who| who.country.clone()));
+        Ok(Intake { ledger, home, events, in_flight })
+    }
+}
 
-        let collect = collect(epoch, &identity, &routing, &ledger);
-        let ticks = ticks(&identity, &ledger, &mut tasks, &stop);
-        let reporter = Reporter {
-            board: board.clone(),
-            collect: Arc::clone(&collect),
-            changes: vec![routing.changed(), ticks],
-        };
-        let publish = watch::Sender::new(Arc::new(reporter.state().await));
-        let state = publish.subscribe();
-        tasks.spawn(reporter.run(publish, heartbeats.register("status", STUCK), stop.subscribe()));
-
-        let relaying = Relaying {
+impl Agent {
+    async fn start(data: DataDir, config: Config) -> Result<Self, StartError> {
+        let address = config.local_api.listen;
+        let socket =
+            listener::bind(address).await.map_err(|source| StartError::Listen { address, source })?;
+        let (epoch, damaged) = data.next_epoch(wall())?;
+        let mut frame = Frame {
             data: data.path().to_owned(),
-            config: config.relay.clone(),
+            config,
             epoch,
-            identity: identity.clone(),
-            routing: routing.clone(),
-            state,
-            board: board.clone(),
-            outbox: outbox.clone(),
-            heartbeats: heartbeats.clone(),
-            started,
-            status: watch::Sender::default(),
+            started: mono(),
+            board: Board::default(),
+            heartbeats: Heartbeats::default(),
+            stop: watch::Sender::new(false),
+            tasks: JoinSet::new(),
         };
-        let numbers = relaying.numbers();
-        let relaying = tokio::spawn(relaying.run(stop.subscribe()));
+        if let Some(kept) = damaged {
+            frame.board.raise(Condition::FileSetAside, format!("epoch.json: kept as {}", kept.display()));
+        }
 
-        let home = move || identity.current().map(|who| who.country.clone());
-        let router =
-            intake::routes(Intake { ledger: ledger.clone(), home: Arc::new(home), events, in_flight }).merge(
-                api::routes(Api {
-                    state: snapshot(&board, &collect),
-                    storage: ledger.storage(),
-                    routing,
-                    started,
-                    relay: numbers,
-                }),
-            );
-        let gate = Gate::new(config.local_api.names.clone(), data.local_token()?);
+        let identity = frame.identity()?;
+        let routing = frame.routing(&identity)?;
+        let outbox = frame.outbox()?;
+        let intake = frame.orders(&identity, &routing, &outbox)?;
+        let report = frame.report(&identity, &routing, &intake.ledger, &intake.events).await;
+        let relaying = Relaying::new(&frame, &identity, &routing, &report, &outbox);
+        let api = Api {
+            state: report.snapshot,
+            storage: intake.ledger.storage(),
+            routing,
+            started: frame.started,
+            relay: relaying.numbers(),
+        };
+        let relaying = tokio::spawn(relaying.run(frame.stop.subscribe()));
+
+        let router = intake::routes(intake).merge(api::routes(api));
+        let gate = Gate::new(frame.config.local_api.names.clone(), data.local_token()?);
         let local_api = announce(&data, &socket, address)?;
-        tasks.spawn(listener::serve(
-            socket,
-            router,
-            gate,
-            config.local_api.max_connections,
-            stop.subscribe(),
-        ));
-        tasks.spawn(heartbeat::watch(heartbeats, stop.subscribe()));
+        let most = frame.config.local_api.max_connections;
+        frame.tasks.spawn(listener::serve(socket, router, gate, most, frame.stop.subscribe()));
+        frame.tasks.spawn(heartbeat::watch(frame.heartbeats.clone(), frame.stop.subscribe()));
         tracing::info!(version = env!("CARGO_PKG_VERSION"), local_api, data = %data.path().display(), epoch, "ready");
-        Ok(Self { data, stop, tasks, relaying, outbox })
+        Ok(Self { data, stop: frame.stop, tasks: frame.tasks, relaying, outbox })
     }
 
     /// Ends every flow within the deadline. What is in flight is pending again at the next start.
@@ -285,10 +316,12 @@ fn events(outbox: &Outbox) -> Events {
     Arc::new(move |kind, data| outbox.record(Stream::Events, kind, &data))
 }
 
-fn ledger_settings(data: &DataDir, config: &Config) -> LedgerSettings {
+/// How the ledger of a data directory is kept.
+#[must_use]
+pub fn ledger_settings(data: &std::path::Path, config: &Config) -> LedgerSettings {
     let days = |days: u64| Duration::from_secs(days * 86_400);
     LedgerSettings {
-        path: data.path().join("orders.db"),
+        path: data.join("orders.db"),
         max_bytes: config.orders.max_bytes,
         body_retention: days(config.orders.body_retention_days),
         key_retention: days(config.orders.key_retention_days),
@@ -300,170 +333,4 @@ fn limits(config: &Config) -> Limits {
         orders: usize::try_from(config.orders.batch_max_orders).unwrap_or(1),
         bytes: config.orders.batch_max_bytes,
     }
-}
-
-/// Publishes what a function makes of the identity, now and after each change.
-fn derived<T: Send + Sync + 'static>(
-    identity: &Identity,
-    tasks: &mut JoinSet<()>,
-    stop: &watch::Sender<bool>,
-    derive: impl Fn(Option<Arc<DeviceIdentity>>) -> T + Send + 'static,
-) -> watch::Receiver<T> {
-    let publish = watch::Sender::new(derive(identity.current()));
-    let reader = publish.subscribe();
-    let (mut who, mut tls, mut stop) = (identity.watch(), identity.tls(), stop.subscribe());
-    tasks.spawn(async move {
-        loop {
-            tokio::select! {
-                Ok(()) = who.changed() => {}
-                Ok(()) = tls.changed() => {}
-                () = stop::asked(&mut stop) => return,
-                else => return,
-            }
-            let value = derive(who.borrow_and_update().clone());
-            publish.send_replace(value);
-        }
-    });
-    reader
-}
-
-fn routing_setup(
-    data: &DataDir,
-    config: &Config,
-    identity: &Identity,
-    board: &Board,
-    tasks: &mut JoinSet<()>,
-    stop: &watch::Sender<bool>,
-) -> Setup {
-    let defaults = Trust {
-        environment: Some(config.routing.environment.clone())
-            .filter(|e| !e.is_empty())
-            .unwrap_or("prod".into()),
-        keys: config.routing.trusted_keys.clone(),
-    };
-    let membership = derived(identity, tasks, stop, move |who| match who {
-        Some(who) => Membership {
-            trust: Trust { environment: who.environment.clone(), keys: who.trusted_keys.clone() },
-            identity: Some(as_status(&who)),
-        },
-        None => Membership { identity: None, trust: defaults.clone() },
-    });
-    Setup {
-        data: data.path().to_owned(),
-        table: config.routing.table.clone(),
-        membership,
-        tls: identity.tls(),
-        clients: ClientSettings {
-            scheme: config.origin.scheme,
-            connect_timeout: Duration::from_millis(config.origin.connect_timeout_ms),
-            request_timeout: Duration::from_millis(config.origin.request_timeout_ms),
-        },
-        board: board.clone(),
-        settings: RoutingSettings::default(),
-    }
-}
-
-fn as_status(who: &DeviceIdentity) -> samovar_wire::status::Identity {
-    samovar_wire::status::Identity {
-        device: who.device.clone(),
-        store: who.store.clone(),
-        country: who.country.clone(),
-        class: who.class.clone(),
-    }
-}
-
-fn sender(
-    identity: &Identity,
-    ledger: &Ledger,
-    config: &Config,
-    tasks: &mut JoinSet<()>,
-    stop: &watch::Sender<bool>,
-) -> watch::Receiver<Option<Arc<Sender>>> {
-    let ledger = ledger.id().to_owned();
-    let token = Some(config.origin.token.clone()).filter(|token| !token.is_empty());
-    let deadline = Duration::from_millis(config.origin.request_timeout_ms);
-    derived(identity, tasks, stop, move |who| {
-        who.map(|who| {
-            Arc::new(Sender {
-                device: who.device.clone(),
-                store: who.store.clone(),
-                ledger: ledger.clone(),
-                token: token.clone(),
-                deadline,
-            })
-        })
-    })
-}
-
-/// Ticks when the ledger or the identity changes.
-fn ticks(
-    identity: &Identity,
-    ledger: &Ledger,
-    tasks: &mut JoinSet<()>,
-    stop: &watch::Sender<bool>,
-) -> watch::Receiver<u64> {
-    let ticks = watch::Sender::new(0_u64);
-    let reader = ticks.subscribe();
-    let (mut backlog, mut who, mut stopped) = (ledger.backlog(), identity.watch(), stop.subscribe());
-    tasks.spawn(async move {
-        loop {
-            tokio::select! {
-                Ok(()) = backlog.changed() => {}
-                Ok(()) = who.changed() => {}
-                () = stop::asked(&mut stopped) => return,
-                else => return,
-            }
-            ticks.send_modify(|tick| *tick += 1);
-        }
-    });
-    reader
-}
-
-fn collect(epoch: u64, identity: &Identity, routing: &Routing, ledger: &Ledger) -> Collect {
-    let started_at = wall();
-    let (identity, routing, ledger) = (identity.clone(), routing.clone(), ledger.clone());
-    Arc::new(move || {
-        let (identity, routing, ledger) = (identity.clone(), routing.clone(), ledger.clone());
-        Box::pin(async move {
-            let snapshot = routing.snapshot();
-            DeviceState {
-                identity: identity.current().map(|who| as_status(&who)),
-                version: env!("CARGO_PKG_VERSION").into(),
-                epoch,
-                started_at,
-                route_table: snapshot.route_table,
-                config_revision: 0,
-                origin: selected(&routing),
-                origins: snapshot.origins,
-                line: snapshot.line,
-                orders: ledger.summary().await.unwrap_or_default(),
-                conditions: Vec::new(),
-                devices: Vec::new(),
-                update: None,
-                overrides: Vec::new(),
-            }
-        })
-    })
-}
-
-/// What the API shows: always fresh, where reports settle first.
-fn snapshot(board: &Board, collect: &Collect) -> api::Snapshot {
-    let (board, collect) = (board.clone(), Arc::clone(collect));
-    Arc::new(move || {
-        let (board, collect) = (board.clone(), Arc::clone(&collect));
-        Box::pin(async move { with_conditions(&board, &collect).await })
-    })
-}
-
-fn selected(routing: &Routing) -> Option<SelectedOrigin> {
-    let service: ServiceName = routes::ORDERS.parse().ok()?;
-    let decision = routing.choose(&routing::Ask::service(&service)).ok()?;
-    let rule = serde_json::to_value(decision.rule).ok()?;
-    Some(SelectedOrigin {
-        domain: decision.domain,
-        base_url: decision.base_url,
-        origin: decision.origin,
-        rule: rule.as_str().unwrap_or_default().to_owned(),
-        service,
-    })
 }

@@ -1,6 +1,8 @@
 //! Runs the relay for as long as there is somebody to relay for: starts it with the identity, starts it anew when
 //! the broker or the device changes, and applies what the fleet wants.
 
+use super::Frame;
+use super::reporting::Report;
 use crate::clock::Mono;
 use crate::config::RelaySection;
 use crate::desired::{self, Revision};
@@ -28,20 +30,44 @@ const RETRY: Duration = Duration::from_secs(30);
 
 /// What the relay flow is built from.
 pub(super) struct Relaying {
-    pub(super) data: PathBuf,
-    pub(super) config: RelaySection,
-    pub(super) epoch: u64,
-    pub(super) identity: Identity,
-    pub(super) routing: Routing,
-    pub(super) state: watch::Receiver<Arc<DeviceState>>,
-    pub(super) board: Board,
-    pub(super) outbox: Outbox,
-    pub(super) heartbeats: Heartbeats,
-    pub(super) started: Mono,
-    pub(super) status: watch::Sender<RelayStatus>,
+    data: PathBuf,
+    config: RelaySection,
+    epoch: u64,
+    identity: Identity,
+    routing: Routing,
+    state: watch::Receiver<Arc<DeviceState>>,
+    board: Board,
+    outbox: Outbox,
+    heartbeats: Heartbeats,
+    started: Mono,
+    status: watch::Sender<RelayStatus>,
+    revision: watch::Sender<u64>,
 }
 
 impl Relaying {
+    pub(super) fn new(
+        frame: &Frame,
+        identity: &Identity,
+        routing: &Routing,
+        report: &Report,
+        outbox: &Outbox,
+    ) -> Self {
+        Self {
+            data: frame.data.clone(),
+            config: frame.config.relay.clone(),
+            epoch: frame.epoch,
+            identity: identity.clone(),
+            routing: routing.clone(),
+            state: report.state.clone(),
+            board: frame.board.clone(),
+            outbox: outbox.clone(),
+            heartbeats: frame.heartbeats.clone(),
+            started: frame.started,
+            status: watch::Sender::default(),
+            revision: report.revision.clone(),
+        }
+    }
+
     /// The relay's numbers, for whoever shows them.
     pub(super) fn numbers(&self) -> Arc<dyn Fn() -> metrics::Relay + Send + Sync> {
         let (status, outbox) = (self.status.subscribe(), self.outbox.clone());
@@ -91,6 +117,7 @@ impl Relaying {
                 return None;
             }
         };
+        self.revision.send_replace(revision.number());
         let birth = watch::Sender::new(Arc::new(self.birth(&revision)));
         let inputs = RelayInputs {
             state: state.subscribe(),
@@ -162,6 +189,7 @@ impl Relaying {
                     if let Err(error) = running.revision.applied(revision) {
                         tracing::error!(%error, "the applied revision could not be kept");
                     }
+                    self.revision.send_replace(running.revision.number());
                     running.tell(self.birth(&running.revision));
                 }
             }

@@ -1,13 +1,25 @@
-//! Speaks to the running agent: finds it through `run.json`, shows it the token if it may be read.
+//! Speaks to the running agent: finds it through `run.json`, shows it the token if it may be read. Without an agent the
+//! ledger is opened here and asked through the same handlers; it has one owner, so this works only while none runs.
 
-use crate::data_dir;
+use crate::assemble;
+use crate::config::Config;
+use crate::data_dir::{self, Run};
+use crate::heartbeat::Heartbeats;
+use crate::http::Caller;
 use crate::net::explain;
+use crate::orders::intake::{self, Intake};
+use crate::orders::ledger::Ledger;
+use crate::orders::run::InFlight;
 use crate::store;
-use http::Method;
+use axum::body::Body;
+use http::{Method, Request, StatusCode};
+use http_body_util::BodyExt;
 use samovar_wire::problem::Problem;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
+use tower::ServiceExt;
 
 const DEADLINE: Duration = Duration::from_secs(30);
 
@@ -54,7 +66,62 @@ impl Agent {
 
     async fn ask(&self, method: Method, path: &str, body: Option<Value>) -> Result<Value, AskError> {
         let run = data_dir::read_run(&self.data).ok().flatten();
-        let run = run.ok_or_else(|| AskError::NotRunning(self.data.clone()))?;
+        let answer = match run {
+            Some(run) => self.ask_running(&run, method.clone(), path, body.as_ref()).await,
+            None => Err(AskError::NotRunning(self.data.clone())),
+        };
+        match answer {
+            // A run.json may have been left behind by an agent that was killed.
+            Err(error @ (AskError::NotRunning(_) | AskError::Unreachable { .. })) => {
+                self.ask_ledger(method, path, body).await.unwrap_or(Err(error))
+            }
+            other => other,
+        }
+    }
+
+    /// `None` when the question is not one for the ledger, or the ledger is not to be had.
+    async fn ask_ledger(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Value>,
+    ) -> Option<Result<Value, AskError>> {
+        let file = self.data.join("orders.db");
+        if !path.starts_with("/v1/orders") || !file.exists() {
+            return None;
+        }
+        let config = Config::default();
+        let heartbeat = Heartbeats::default().register("ledger", DEADLINE);
+        let ledger = Ledger::open(assemble::ledger_settings(&self.data, &config), heartbeat).ok()?;
+        let router = intake::routes(Intake {
+            ledger,
+            home: Arc::new(|| None),
+            events: Arc::new(|_, _| {}),
+            in_flight: InFlight::default(),
+        });
+        let body = body.map_or_else(Body::empty, |body| Body::from(body.to_string()));
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .extension(Caller { trusted: true })
+            .body(body)
+            .ok()?;
+        let response = match router.oneshot(request).await {
+            Ok(response) => response,
+            Err(never) => match never {},
+        };
+        let status = response.status();
+        let bytes = response.into_body().collect().await.ok()?.to_bytes();
+        Some(answered(status, &bytes))
+    }
+
+    async fn ask_running(
+        &self,
+        run: &Run,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+    ) -> Result<Value, AskError> {
         let url = format!("{}{path}", run.local_api);
         let unreachable = |why: String| AskError::Unreachable { url: run.local_api.clone(), why };
         let client = reqwest::Client::builder().no_proxy().timeout(DEADLINE).build();
@@ -71,15 +138,20 @@ impl Agent {
         let bytes = crate::net::read_limited(response, 64 * 1024 * 1024, DEADLINE)
             .await
             .map_err(|error| unreachable(explain(&error)))?;
-        if status.is_success() {
-            return serde_json::from_slice(&bytes).map_err(|error| unreachable(error.to_string()));
-        }
-        let problem =
-            serde_json::from_slice::<Problem>(&bytes).ok().filter(|problem| !problem.detail.is_empty());
-        Err(AskError::Refused(
-            problem.map_or_else(|| format!("HTTP {}", status.as_u16()), |problem| problem.detail),
-        ))
+        answered(status, &bytes)
     }
+}
+
+fn answered(status: StatusCode, bytes: &[u8]) -> Result<Value, AskError> {
+    if status.is_success() {
+        let unreadable =
+            |error: serde_json::Error| AskError::Refused(format!("the answer cannot be read: {error}"));
+        return serde_json::from_slice(bytes).map_err(unreadable);
+    }
+    let problem = serde_json::from_slice::<Problem>(bytes).ok().filter(|problem| !problem.detail.is_empty());
+    Err(AskError::Refused(
+        problem.map_or_else(|| format!("HTTP {}", status.as_u16()), |problem| problem.detail),
+    ))
 }
 
 /// A text as one segment of a path.

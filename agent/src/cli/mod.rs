@@ -155,6 +155,9 @@ fn redacted(mut config: Config) -> Config {
 
 /// Orders that have not reached their origin: asked of the running agent, or counted in the ledger.
 async fn pending(data: &std::path::Path) -> Result<u64, String> {
+    if !data.join("orders.db").exists() {
+        return Ok(0);
+    }
     let summary = Agent::find(data).get("/v1/orders:summary").await.map_err(|error| error.to_string())?;
     let count = |state: &str| summary[state].as_u64().unwrap_or(0);
     Ok(count("pending") + count("held"))

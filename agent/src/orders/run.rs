@@ -97,6 +97,10 @@ impl Flow {
         let mut sends: JoinSet<Sent> = JoinSet::new();
         dispatcher.backlog(&backlog.borrow_and_update().clone());
         self.show_conditions();
+        // Whatever an earlier run held may have its reason no longer.
+        let mut first = vec![dispatcher.identity_changed()];
+        first.extend(dispatcher.routes_changed(self.routes.table_version()));
+        self.perform(first, &mut dispatcher, &mut sends).await;
         loop {
             heartbeat.beat();
             let now = mono();
