@@ -232,8 +232,7 @@ impl Frame {
 impl Agent {
     async fn start(data: DataDir, config: Config) -> Result<Self, StartError> {
         let address = config.local_api.listen;
-        let socket =
-            listener::bind(address).await.map_err(|source| StartError::Listen { address, source })?;
+        let socket = listener::bind(address).map_err(|source| StartError::Listen { address, source })?;
         let (epoch, damaged) = data.next_epoch(wall())?;
         let mut frame = Frame {
             data: data.path().to_owned(),
@@ -264,7 +263,7 @@ impl Agent {
         };
         let relaying = tokio::spawn(relaying.run(frame.stop.subscribe()));
 
-        let router = intake::routes(intake).merge(api::routes(api));
+        let router = api::with_fallbacks(intake::routes(intake).merge(api::routes(api)));
         let gate = Gate::new(frame.config.local_api.names.clone(), data.local_token()?);
         let local_api = announce(&data, &socket, address)?;
         let most = frame.config.local_api.max_connections;

@@ -3,11 +3,13 @@
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
-use http_body_util::{BodyExt, LengthLimitError, Limited};
+use http_body_util::BodyExt;
 use samovar_wire::problem::{self, Problem};
 use serde::de::DeserializeOwned;
 use std::time::Duration;
 
+/// How much of a body that is too long is read before the answer.
+const DRAIN_BYTES: usize = 32 * 1024 * 1024;
 /// Longest time for a request's body to arrive.
 const BODY_DEADLINE: Duration = Duration::from_secs(10);
 
@@ -53,29 +55,40 @@ impl IntoResponse for Failure {
     }
 }
 
-/// Reads a whole request body.
+/// Reads a whole request body. One that is too long is read on and thrown away up to a point, because a client that is
+/// cut off while it sends does not get to see the answer.
 ///
 /// # Errors
 /// 413 when it is longer than `max_bytes`, 408 when it does not arrive in time, 400 when it breaks off.
-pub async fn read_body(body: Body, max_bytes: usize) -> Result<Vec<u8>, Failure> {
-    let too_large = || {
+pub async fn read_body(mut body: Body, max_bytes: usize) -> Result<Vec<u8>, Failure> {
+    let whole = async {
+        let (mut bytes, mut length) = (Vec::new(), 0_usize);
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|error| {
+                let detail = format!("the body broke off: {error}");
+                Failure::new(StatusCode::BAD_REQUEST, "incomplete-body", detail)
+            })?;
+            let Ok(data) = frame.into_data() else { continue };
+            length += data.len();
+            if length <= max_bytes {
+                bytes.extend_from_slice(&data);
+            } else if length > max_bytes.saturating_add(DRAIN_BYTES) {
+                break;
+            }
+        }
+        if length <= max_bytes {
+            return Ok(bytes);
+        }
         let detail = format!("the body has more than {max_bytes} bytes");
-        Failure::new(StatusCode::PAYLOAD_TOO_LARGE, "too-large", detail)
+        Err(Failure::new(StatusCode::PAYLOAD_TOO_LARGE, "too-large", detail))
     };
-    match tokio::time::timeout(BODY_DEADLINE, Limited::new(body, max_bytes).collect()).await {
-        Ok(Ok(collected)) => Ok(collected.to_bytes().into()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
-        Ok(Err(error)) => Err(Failure::new(
-            StatusCode::BAD_REQUEST,
-            "incomplete-body",
-            format!("the body broke off: {error}"),
-        )),
-        Err(_) => Err(Failure::new(
+    tokio::time::timeout(BODY_DEADLINE, whole).await.unwrap_or_else(|_| {
+        Err(Failure::new(
             StatusCode::REQUEST_TIMEOUT,
             "slow-body",
             "the body did not arrive within 10 seconds",
-        )),
-    }
+        ))
+    })
 }
 
 /// Reads a small JSON document; an empty body is the default.

@@ -257,13 +257,13 @@ impl Intake {
             "depends_on": record.depends_on,
             "conflict_with": record.conflict_with,
             "why": record.why,
-            "detail": record.detail,
+            "detail": record.detail.as_ref().filter(|_| receipt.state != State::Settled),
             "origin": record.origin,
             "attempts": record.attempts,
             "first_sent_at": record.first_sent_at,
             "sent_at": record.sent_at,
             "settled_at": record.closed_at.filter(|_| receipt.state == State::Settled),
-            "last_error": record.detail.as_ref().filter(|_| receipt.state != State::Settled),
+            "last_error": record.detail,
             "history": history(record),
         });
         if let Value::Object(facts) = &mut facts {
@@ -303,7 +303,8 @@ fn history(record: &Record) -> Vec<Value> {
     }
     if let Some(at) = record.closed_at {
         let state = record.receipt.state.name();
-        history.push(json!({ "at": at, "what": state, "origin": record.origin, "detail": record.detail }));
+        let detail = record.detail.as_ref().filter(|_| record.receipt.state != State::Settled);
+        history.push(json!({ "at": at, "what": state, "origin": record.origin, "detail": detail }));
     }
     history.sort_by_key(|entry| entry["at"].as_str().map(str::to_owned));
     history

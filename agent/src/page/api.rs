@@ -1,5 +1,6 @@
 //! The reading half of the local API: status, resolve, health and metrics.
 
+use super::home;
 use crate::clock::Mono;
 use crate::http::Failure;
 use crate::orders::ledger::Storage;
@@ -47,16 +48,20 @@ pub fn routes(api: Api) -> Router {
         .route("/readyz", get(readyz))
         .route("/metrics", get(prometheus))
         .route("/v1/openapi.json", get(openapi))
+        .route("/", get(home::page))
+        .route("/page.css", get(home::style))
         .with_state(api)
+}
+
+/// Answers for whatever no route of any flow takes.
+pub fn with_fallbacks(router: Router) -> Router {
+    router
         .fallback(|| async {
             Failure::new(StatusCode::NOT_FOUND, "not-found", "there is nothing here: see /v1/openapi.json")
         })
         .method_not_allowed_fallback(|| async {
-            Failure::new(
-                StatusCode::METHOD_NOT_ALLOWED,
-                "method-not-allowed",
-                "see /v1/openapi.json for what is allowed",
-            )
+            let detail = "this path takes other methods: see /v1/openapi.json";
+            Failure::new(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", detail)
         })
 }
 

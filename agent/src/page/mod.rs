@@ -1,6 +1,7 @@
 //! What people and programs on the device see: snapshots of every flow, over the local API.
 
 pub mod api;
+mod home;
 pub mod openapi;
 
 #[cfg(test)]

@@ -124,6 +124,13 @@ const OPERATIONS: &[Operation] = &[
         ..READ
     },
     Operation {
+        path: "/",
+        summary: "The page: how the device is doing",
+        answers: &[("200", "HTML")],
+        ..READ
+    },
+    Operation { path: "/page.css", summary: "The style of the page", answers: &[("200", "CSS")], ..READ },
+    Operation {
         path: "/v1/openapi.json",
         summary: "This description",
         answers: &[("200", "OpenAPI 3.1")],

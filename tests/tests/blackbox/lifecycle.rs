@@ -188,7 +188,7 @@ async fn health_metrics_pages_and_the_description_of_the_api_are_there() -> Resu
     }
     let metrics = api.get("/metrics").await?;
     assert!(metrics.status == 200 && String::from_utf8_lossy(&metrics.body).contains("# TYPE"), "metrics");
-    for path in ["/", "/queue"] {
+    for path in ["/"] {
         let page = api.get(path).await?;
         assert_eq!(page.status, 200, "{path}");
         assert!(page.header("content-type").starts_with("text/html"), "{path}");

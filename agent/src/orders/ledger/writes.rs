@@ -166,7 +166,7 @@ pub(super) fn change(t: &Transaction<'_>, changes: &[Change], now: Timestamp) ->
         }
         let closed_at = matches!(to, State::Settled | State::Quarantined).then_some(now.millis());
         t.prepare_cached(
-            "UPDATE orders SET state = ?2, why = ?3, detail = ?4, closed_at = ?5 WHERE seq = ?1",
+            "UPDATE orders SET state = ?2, why = ?3, detail = coalesce(?4, detail), closed_at = ?5 WHERE seq = ?1",
         )?
         .execute(params![change.seq, to as u8, why, detail, closed_at])?;
         if to != State::Pending {
