@@ -98,6 +98,7 @@ impl Envelopes {
         at: Timestamp,
         facts: &BirthFacts,
         nonce: &str,
+        connected_at: Timestamp,
     ) -> serde_json::Result<Vec<u8>> {
         let birth = Birth {
             boot_id: facts.boot_id.clone(),
@@ -106,6 +107,7 @@ impl Envelopes {
             capabilities: facts.capabilities.clone(),
             route_table: facts.route_table,
             config_revision: facts.config_revision,
+            connected_at: Some(connected_at),
         };
         self.wrap(Channel::Online, at, &Online { online: true, epoch: self.epoch, birth: Some(birth) })
     }
@@ -174,7 +176,7 @@ mod tests {
         let at = Timestamp::from_millis(1);
         let seq = |bytes: Vec<u8>| serde_json::from_slice::<Envelope<Value>>(&bytes).unwrap().seq;
         let envelopes = Envelopes::new(17);
-        let birth = seq(envelopes.birth(at, &BirthFacts::default(), "n").unwrap());
+        let birth = seq(envelopes.birth(at, &BirthFacts::default(), "n", at).unwrap());
         let state = seq(envelopes.state(at, &state()).unwrap());
         let next = seq(Envelopes::new(17).offline(at).unwrap());
         assert!(0 < birth && birth < state && state < next);

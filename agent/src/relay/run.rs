@@ -19,6 +19,7 @@ use crate::clock::{self, Mono, mono, wall};
 use bytes::Bytes;
 use rumqttc::v5::mqttbytes::QoS;
 use rumqttc::v5::mqttbytes::v5::{LastWill, LastWillProperties, Publish};
+use samovar_wire::Timestamp;
 use samovar_wire::conditions::Condition;
 use samovar_wire::mqtt::{Ack, Channel, MAX_MESSAGE_BYTES, Topic, device_filter};
 use std::collections::VecDeque;
@@ -41,6 +42,7 @@ pub(super) async fn run(settings: RelaySettings, inputs: RelayInputs, ends: Loop
     let idle = heartbeat.as_ref().map_or(IDLE, crate::heartbeat::Heartbeat::interval);
     let mut shell = Shell {
         envelopes: Envelopes::new(settings.epoch),
+        connected_at: wall(),
         settings,
         outbox,
         status,
@@ -116,6 +118,8 @@ fn worth_saving(publish: &Publish) -> bool {
 struct Shell {
     settings: RelaySettings,
     envelopes: Envelopes,
+    /// When the present connection was begun; its will says so, and so do its births.
+    connected_at: Timestamp,
     outbox: Outbox,
     status: watch::Sender<super::RelayStatus>,
     nonce: watch::Sender<String>,
@@ -152,6 +156,7 @@ impl Shell {
 
     fn connect(&mut self, clean_start: bool, subscribed: bool) {
         self.nonce.send_replace(new_nonce());
+        self.connected_at = wall();
         let tls = self.tls.borrow().clone();
         self.status.send_modify(|status| status.connected_with.clone_from(&tls));
         let properties = LastWillProperties {
@@ -164,7 +169,7 @@ impl Shell {
             user_properties: Vec::new(),
         };
         // A struct of numbers and short texts always has a form as JSON.
-        let will = self.envelopes.will(wall()).unwrap_or_default();
+        let will = self.envelopes.will(self.connected_at).unwrap_or_default();
         let will = LastWill::new(self.topic(Channel::Online), will, QoS::AtLeastOnce, true, Some(properties));
         self.link = Some(Link::open(
             &self.settings,
@@ -187,7 +192,7 @@ impl Shell {
         let (channel, retain, payload) = match message {
             Message::Birth => {
                 let facts = Arc::clone(&self.birth.borrow());
-                (Channel::Online, true, envelopes.birth(at, &facts, &self.nonce.borrow()))
+                (Channel::Online, true, envelopes.birth(at, &facts, &self.nonce.borrow(), self.connected_at))
             }
             Message::Offline => (Channel::Online, true, envelopes.offline(at)),
             Message::State(state) => (Channel::State, true, envelopes.state(at, &state)),

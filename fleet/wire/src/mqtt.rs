@@ -166,6 +166,10 @@ pub struct Birth {
     pub route_table: Option<u64>,
     /// Revision of the desired state applied last.
     pub config_revision: u64,
+    /// The `at` of the will of this connection. A device may be born again within one connection, and its will is
+    /// then older than the last birth without being out of date; absent from devices that do not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connected_at: Option<Timestamp>,
 }
 
 /// `up/state`: the whole state, or a beat that says nothing changed.
