@@ -10,5 +10,6 @@ mod lifecycle;
 mod refuse;
 mod relay;
 mod route;
+mod service;
 mod shop;
 mod together;
