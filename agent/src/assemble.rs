@@ -42,7 +42,7 @@ use crate::store::StoreError;
 use relaying::Relaying;
 use routes::RoutesOfOrders;
 use samovar_wire::conditions::Condition;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -294,7 +294,14 @@ impl Agent {
 /// Writes `run.json` and tells the service manager.
 fn announce(data: &DataDir, socket: &TcpListener, wanted: SocketAddr) -> Result<String, StartError> {
     let address = socket.local_addr().map_err(|source| StartError::Listen { address: wanted, source })?;
-    let local_api = format!("http://{address}");
+    // Programs on the device come over loopback, wherever else the agent listens.
+    let mut reached = address;
+    match reached.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => reached.set_ip(Ipv4Addr::LOCALHOST.into()),
+        IpAddr::V6(ip) if ip.is_unspecified() => reached.set_ip(Ipv6Addr::LOCALHOST.into()),
+        _ => {}
+    }
+    let local_api = format!("http://{reached}");
     data.write_run(&Run {
         pid: std::process::id(),
         version: env!("CARGO_PKG_VERSION").into(),

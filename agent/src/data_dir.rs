@@ -88,17 +88,19 @@ impl DataDir {
         &self.path
     }
 
-    /// The next epoch, durable before it is used. A damaged file is set aside and told; then the clock stands in, so
-    /// that the number still grows.
+    /// The next epoch, durable before it is used. A damaged file is set aside and told; then, or when the file of a
+    /// directory in use is gone, the clock stands in, so that the number still grows.
     ///
     /// # Errors
     /// When it cannot be kept.
     pub fn next_epoch(&self, now: Timestamp) -> Result<(u64, Option<PathBuf>), DataDirError> {
         let path = self.path.join("epoch.json");
+        let by_clock = u64::try_from(now.millis() / 1_000).unwrap_or(0);
         let (last, set_aside) = match store::load::<Epoch>(&path)? {
             Loaded::Found(epoch) => (epoch.epoch, None),
-            Loaded::Missing => (0, None),
-            Loaded::SetAside(kept, _) => (u64::try_from(now.millis() / 1_000).unwrap_or(0), Some(kept)),
+            Loaded::Missing if !self.path.join("orders.db").exists() => (0, None),
+            Loaded::Missing => (by_clock, None),
+            Loaded::SetAside(kept, _) => (by_clock, Some(kept)),
         };
         let next = Epoch { epoch: last + 1 };
         store::replace(&path, &json(&next), 0o600)?;

@@ -35,7 +35,7 @@ pub(super) enum AskError {
     #[error("no agent is running on {0}: start it, or name its directory with --data")]
     NotRunning(PathBuf),
     /// It cannot be reached.
-    #[error("the agent at {url} cannot be reached: {why}")]
+    #[error("the agent at {url} cannot be reached, start it if it does not run: {why}")]
     Unreachable { url: String, why: String },
     /// It said no.
     #[error("{0}")]
@@ -167,7 +167,8 @@ pub(super) fn segment(text: &str) -> String {
     })
 }
 
-/// A text field, or a dash.
-pub(super) fn text<'a>(value: &'a Value, pointer: &str) -> &'a str {
-    value.pointer(pointer).and_then(Value::as_str).unwrap_or("-")
+/// A text field, or a dash. What came from outside must not steer the terminal or break the row.
+pub(super) fn text(value: &Value, pointer: &str) -> String {
+    let text = value.pointer(pointer).and_then(Value::as_str).unwrap_or("-");
+    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }

@@ -119,6 +119,8 @@ async fn stopping() {
     #[cfg(unix)]
     {
         use tokio::signal::unix::{SignalKind, signal};
+        // A terminal that is closed, or a habit of operators, must not end the agent: being listened for is enough.
+        let _hangup = signal(SignalKind::hangup());
         if let (Ok(mut terminate), Ok(mut interrupt)) =
             (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
         {

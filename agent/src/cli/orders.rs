@@ -125,13 +125,17 @@ fn show_record(record: &Value) -> String {
     for field in
         ["order_no", "id", "state", "why", "detail", "origin", "udl", "key", "conflict_with", "depends_on"]
     {
-        if let Some(value) = record[field].as_str() {
-            let _ = writeln!(out, "{field:<14} {value}");
+        if record[field].is_string() {
+            let _ = writeln!(out, "{field:<14} {}", text(record, &format!("/{field}")));
         }
     }
     let _ = writeln!(out, "{:<14} {}", "attempts", record["attempts"]);
     for entry in record["history"].as_array().into_iter().flatten() {
-        let place = entry["origin"].as_str().map(|origin| format!(" at {origin}")).unwrap_or_default();
+        let place = if entry["origin"].is_string() {
+            format!(" at {}", text(entry, "/origin"))
+        } else {
+            String::new()
+        };
         let _ = writeln!(out, "{}  {}{place}", text(entry, "/at"), text(entry, "/what"));
     }
     out

@@ -16,7 +16,7 @@ fn show(status: &Value) -> String {
     if status["identity"].is_null() {
         let _ = writeln!(out, "device     not activated");
     } else {
-        let of = |field: &str| text(status, &format!("/identity/{field}")).to_owned();
+        let of = |field: &str| text(status, &format!("/identity/{field}"));
         let _ = writeln!(
             out,
             "device     {} ({}) of store {}, {}",

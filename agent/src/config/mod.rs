@@ -105,6 +105,7 @@ impl Config {
         self.routing.check()?;
         self.origin.check()?;
         self.relay.check()?;
+        self.local_api.check()?;
         self.orders.check()?;
         self.logs.check()
     }

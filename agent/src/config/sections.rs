@@ -216,6 +216,12 @@ impl Default for OrdersSection {
     }
 }
 
+impl LocalApiSection {
+    pub(super) fn check(&self) -> Result<(), Wrong> {
+        within("local_api.max_connections", self.max_connections as u64, 1, 65_536)
+    }
+}
+
 impl OrdersSection {
     pub(super) fn check(&self) -> Result<(), Wrong> {
         within("orders.max_bytes", self.max_bytes, 1024 * 1024, 1 << 40)?;
@@ -245,6 +251,14 @@ impl Default for LogsSection {
 impl LogsSection {
     pub(super) fn check(&self) -> Result<(), Wrong> {
         within("logs.max_bytes", self.max_bytes, 1024 * 1024, 1 << 40)?;
+        // A bare word that is no level would be taken for the name of a part of the program, and nothing would be logged.
+        let levels = ["off", "error", "warn", "info", "debug", "trace"];
+        let bare = self.level.split(',').map(str::trim).filter(|part| !part.contains('='));
+        for word in bare {
+            if !levels.iter().any(|level| level.eq_ignore_ascii_case(word)) {
+                return Err(("logs.level", format!("`{word}` is not one of {}", levels.join(", "))));
+            }
+        }
         self.level
             .parse::<tracing_subscriber::EnvFilter>()
             .map(|_| ())

@@ -73,6 +73,15 @@ impl Gate {
                 "send Content-Type: application/json",
             ));
         }
+        let encoded =
+            headers.get(header::CONTENT_ENCODING).is_some_and(|coding| coding.as_bytes() != b"identity");
+        if encoded {
+            return Err(Failure::new(
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                "unsupported-encoding",
+                "send the body as it is, without Content-Encoding",
+            ));
+        }
         Ok(Caller { trusted })
     }
 

@@ -10,19 +10,18 @@ pub fn conditions(backlog: &Backlog, storage: &Storage) -> Vec<(Condition, Optio
     let reused =
         backlog.count_why(State::Quarantined, KEY_REUSED) + backlog.count_why(State::Quarantined, CONFLICT);
     let refused = backlog.count(State::Quarantined).saturating_sub(reused);
-    let set_aside = storage.set_aside.as_ref().map(|path| format!("kept as {}", path.display()));
     vec![
         (Condition::ResidencyHold, held(Hold::Residency)),
         (Condition::IdentityRefused, held(Hold::Identity)),
         (Condition::OrdersQuarantined, some(refused, "in quarantine")),
         (Condition::KeyConflict, some(reused, "in quarantine because their key was used before")),
         (Condition::StorageFailing, storage.failing.clone()),
-        (Condition::LedgerFull, storage.full.then(|| "at its limit (orders.max_bytes)".into())),
+        (Condition::LedgerFull, storage.full.clone()),
         (
             Condition::LedgerNearlyFull,
             storage.nearly_full.then(|| "over 80 % of its limit (orders.max_bytes)".into()),
         ),
-        (Condition::LedgerSetAside, set_aside),
+        (Condition::LedgerSetAside, storage.set_aside.clone()),
     ]
 }
 

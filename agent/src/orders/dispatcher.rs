@@ -31,6 +31,9 @@ const REFILL: usize = 128;
 /// Waits of one order that the origin asked to retry.
 const ORDER_BACKOFF: Backoff = Backoff { base: Duration::from_secs(1), cap: Duration::from_secs(60) };
 
+/// An order that failed so often travels alone, so that it cannot take others down with it.
+const ALONE_AFTER: u32 = 3;
+
 /// Where routing sends an order right now.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Route {
@@ -333,11 +336,11 @@ impl Dispatcher {
             }
             BatchOutcome::Unreachable(detail) | BatchOutcome::NotTheOrigin(detail) => {
                 lane.failed(now, None, random);
-                self.give_back(sent, detail, now, &mut changes);
+                self.give_back(sent, detail, now, random, &mut changes);
             }
             BatchOutcome::Busy { detail, retry_after, .. } => {
                 lane.failed(now, *retry_after, random);
-                self.give_back(sent, detail, now, &mut changes);
+                self.give_back(sent, detail, now, random, &mut changes);
             }
             BatchOutcome::IdentityRefused(detail) => {
                 lane.refused_identity(now, random);
@@ -405,9 +408,14 @@ impl Dispatcher {
         }
     }
 
-    fn give_back(&mut self, sent: &Sending, detail: &str, now: Mono, changes: &mut Vec<Change>) {
+    /// A batch that failed comes back at once, to be probed order by order. A single order that failed waits by itself,
+    /// longer each time, so that one that breaks the origin does not stand before all others for ever.
+    fn give_back(&mut self, sent: &Sending, detail: &str, now: Mono, random: u32, changes: &mut Vec<Change>) {
+        let alone = sent.heads.len() == 1;
         for head in &sent.heads {
-            self.put_back(sent, head, now, now);
+            // At least half of the ceiling: a probe of the next order must fit in before it comes again.
+            let wait = ORDER_BACKOFF.wait(head.attempts + 1, u32::MAX / 2 + random / 2);
+            self.put_back(sent, head, now, if alone { now.plus(wait) } else { now });
         }
         changes.extend(each(sent, |_| ChangeTo::Failed(detail.to_owned())));
     }
@@ -468,6 +476,13 @@ struct Batch {
 impl Batch {
     fn offer(&mut self, index: usize, head: &Head, lane: &Lane) {
         let bytes = u64::from(head.bytes);
+        if head.attempts >= ALONE_AFTER {
+            if self.indices.is_empty() {
+                self.indices.push(index);
+                self.full = true;
+            }
+            return;
+        }
         let fits = self.indices.is_empty() || self.bytes + bytes <= lane.max_bytes();
         if self.full || !fits {
             self.full = true;

@@ -10,10 +10,11 @@ use crate::clock::wall;
 use crate::http::answer::{read_body, read_json};
 use crate::http::{Caller, Failure};
 use axum::body::Body;
-use axum::extract::{Path, Query, State as Shared};
+use axum::extract::{FromRequestParts, Path, Query, State as Shared};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
+use http::request::Parts;
 use http::{HeaderMap, HeaderValue, StatusCode};
 use samovar_wire::encoding::hex;
 use samovar_wire::orders::{HEADER_IDEMPOTENCY_KEY, MAX_BATCH_ORDERS, MAX_BODY_BYTES, OrdersSummary};
@@ -79,7 +80,7 @@ async fn accept(Shared(intake): Shared<Intake>, headers: HeaderMap, body: Body) 
         Ok(body) => body,
         Err(failure) => return failure.into_response(),
     };
-    let mut answers = intake.accept(vec![(key, body)]).await;
+    let mut answers = intake.accept(vec![Ok((key, body))]).await;
     match answers.pop() {
         Some(Answer::New(receipt)) => (StatusCode::ACCEPTED, Json(intake.view(&receipt))).into_response(),
         Some(Answer::Replay(receipt)) => {
@@ -120,7 +121,7 @@ fn merge(into: &mut Value, from: Value) {
 
 #[derive(Deserialize)]
 struct BatchRequest {
-    orders: Vec<BatchItem>,
+    orders: Vec<Box<RawValue>>,
 }
 
 #[derive(Deserialize)]
@@ -142,19 +143,25 @@ async fn accept_batch(Shared(intake): Shared<Intake>, body: Body) -> Result<Resp
             format!("a batch holds at most {MAX_BATCH_ORDERS} orders, this one has {}", batch.orders.len());
         return Err(Failure::new(StatusCode::PAYLOAD_TOO_LARGE, "too-large", detail));
     }
-    let items = batch
-        .orders
-        .into_iter()
-        .map(|item| (item.idempotency_key, item.order.get().as_bytes().to_vec()))
-        .collect();
+    let items: Vec<Result<Item, InvalidOrder>> = batch.orders.iter().map(|item| batch_item(item)).collect();
     let answers = intake.accept(items).await;
     let results: Vec<Value> = answers.iter().map(|answer| intake.batch_result(answer)).collect();
     Ok((StatusCode::MULTI_STATUS, Json(json!({ "results": results }))).into_response())
 }
 
+/// An order on its way in: its key, if one was given beside it, and its body.
+type Item = (Option<String>, Vec<u8>);
+
+/// Each item of a batch stands alone, also when it is not even an item.
+fn batch_item(item: &RawValue) -> Result<Item, InvalidOrder> {
+    serde_json::from_str::<BatchItem>(item.get())
+        .map(|item| (item.idempotency_key, item.order.get().as_bytes().to_vec()))
+        .map_err(|error| InvalidOrder::NotJson(format!("not an item {{idempotency_key?, order}}: {error}")))
+}
+
 impl Intake {
     /// Takes orders in, each for itself; the answers come in order.
-    async fn accept(&self, items: Vec<(Option<String>, Vec<u8>)>) -> Vec<Answer> {
+    async fn accept(&self, items: Vec<Result<Item, InvalidOrder>>) -> Vec<Answer> {
         let Some(home) = (self.home)() else {
             let failure = Failure::new(
                 StatusCode::SERVICE_UNAVAILABLE,
@@ -164,8 +171,10 @@ impl Intake {
             return items.iter().map(|_| Answer::Failed(failure.clone().retry_after(30), None)).collect();
         };
         let accepted_at = wall();
-        let parsed: Vec<Result<Order, InvalidOrder>> =
-            items.iter().map(|(key, body)| Order::parse(body, key.as_deref(), &home)).collect();
+        let parsed: Vec<Result<Order, InvalidOrder>> = items
+            .into_iter()
+            .map(|item| item.and_then(|(key, body)| Order::parse(&body, key.as_deref(), &home)))
+            .collect();
         let good = parsed.iter().filter_map(|order| order.as_ref().ok()).map(|order| NewOrder {
             id: uuid::Uuid::now_v7().to_string(),
             accepted_at,
@@ -263,7 +272,7 @@ impl Intake {
             "first_sent_at": record.first_sent_at,
             "sent_at": record.sent_at,
             "settled_at": record.closed_at.filter(|_| receipt.state == State::Settled),
-            "last_error": record.detail,
+            "last_error": record.detail.as_ref().filter(|_| !matches!(receipt.state, State::Held | State::Discarded)),
             "history": history(record),
         });
         if let Value::Object(facts) = &mut facts {
@@ -355,12 +364,12 @@ async fn page(
             bad(format!("state `{name}` is not one of {}", known.join(", ")))
         })?),
     };
+    let after = query.after_seq.unwrap_or(0);
+    if i64::try_from(after).is_err() {
+        return Err(bad(format!("after_seq {after} is beyond any place in a ledger")));
+    }
     let limit = query.limit.unwrap_or(100).clamp(1, 200);
-    let records = intake
-        .ledger
-        .page(state, query.after_seq.unwrap_or(0), limit)
-        .await
-        .map_err(|error| unavailable(&error))?;
+    let records = intake.ledger.page(state, after, limit).await.map_err(|error| unavailable(&error))?;
     let next = records.last().filter(|_| records.len() == limit).map(|record| record.receipt.seq);
     let orders: Vec<Value> = records.iter().map(|record| intake.record(record, false)).collect();
     Ok(Json(json!({ "orders": orders, "next_after_seq": next })))
@@ -373,12 +382,26 @@ async fn summary(Shared(intake): Shared<Intake>) -> Result<Json<OrdersSummary>, 
 async fn show(
     Shared(intake): Shared<Intake>,
     Extension(caller): Extension<Caller>,
-    Path(order): Path<String>,
+    OrderName(order): OrderName,
 ) -> Result<Response, Failure> {
     let record = intake.ledger.record(&order).await.map_err(|error| unavailable(&error))?;
     let record = record.ok_or_else(|| unavailable(&LedgerError::Unknown))?;
     let body = record.body.as_deref().filter(|_| caller.trusted);
     Ok(with_body(&intake.record(&record, caller.trusted), body))
+}
+
+/// The order that a path names.
+struct OrderName(String);
+
+impl<S: Send + Sync> FromRequestParts<S> for OrderName {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Failure> {
+        let named = Path::<String>::from_request_parts(parts, state).await;
+        named.map(|Path(order)| Self(order)).map_err(|error| {
+            Failure::new(StatusCode::BAD_REQUEST, "bad-path", format!("the order in the path: {error}"))
+        })
+    }
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -391,7 +414,7 @@ struct InterventionRequest {
 async fn retry(
     Shared(intake): Shared<Intake>,
     Extension(caller): Extension<Caller>,
-    Path(order): Path<String>,
+    OrderName(order): OrderName,
     body: Body,
 ) -> Result<Json<Value>, Failure> {
     let request: InterventionRequest = read_json(body).await?;
@@ -401,7 +424,7 @@ async fn retry(
 async fn discard(
     Shared(intake): Shared<Intake>,
     Extension(caller): Extension<Caller>,
-    Path(order): Path<String>,
+    OrderName(order): OrderName,
     body: Body,
 ) -> Result<Json<Value>, Failure> {
     caller.require_token()?;

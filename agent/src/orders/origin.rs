@@ -103,8 +103,35 @@ fn headers(sender: &Sender, udl: &Country, batch_id: &str) -> Result<HeaderMap, 
     Ok(headers)
 }
 
-/// `Retry-After` in seconds. The form with a date is left to our own back-off: it depends on two clocks.
+/// `Retry-After`, in either form. A date is read against the `Date` of the same answer, so that our clock does not
+/// matter.
 fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    let seconds = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
-    Some(Duration::from_secs(seconds))
+    let text = |name| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok()).map(str::trim);
+    let wanted = text(header::RETRY_AFTER)?;
+    if let Ok(seconds) = wanted.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let until = httpdate::parse_http_date(wanted).ok()?;
+    let now = httpdate::parse_http_date(text(header::DATE)?).ok()?;
+    Some(until.duration_since(now).unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wait_is_read_as_seconds_and_as_a_date_by_the_clock_of_the_origin() {
+        let wait = |retry: &'static str, date: &'static str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::RETRY_AFTER, HeaderValue::from_static(retry));
+            headers.insert(header::DATE, HeaderValue::from_static(date));
+            retry_after(&headers)
+        };
+        let date = "Fri, 20 Nov 1970 09:00:00 GMT";
+        assert_eq!(wait(" 7 ", date), Some(Duration::from_secs(7)));
+        assert_eq!(wait("Fri, 20 Nov 1970 09:00:06 GMT", date), Some(Duration::from_secs(6)));
+        assert_eq!(wait("Fri, 20 Nov 1970 08:00:00 GMT", date), Some(Duration::ZERO));
+        assert_eq!(wait("soon", date), None);
+    }
 }

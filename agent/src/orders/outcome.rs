@@ -91,12 +91,19 @@ fn not_the_origin(answer: &RawAnswer<'_>, why: &str) -> BatchOutcome {
 }
 
 fn verdicts(answer: BatchAnswer, ids: &[String]) -> Vec<OrderVerdict> {
-    // Results for an id that was not sent are ignored by never being looked up. Of two for one id the first counts.
-    let mut by_id: HashMap<String, OrderResult> = HashMap::with_capacity(answer.results.len());
+    // Results for an id that was not sent are ignored by never being looked up. Two that contradict each other are none.
+    let mut by_id: HashMap<String, Option<OrderResult>> = HashMap::with_capacity(answer.results.len());
     for result in answer.results {
-        by_id.entry(result.id.clone()).or_insert(result);
+        by_id
+            .entry(result.id.clone())
+            .and_modify(|first| {
+                if first.as_ref().is_some_and(|first| first.status != result.status) {
+                    *first = None;
+                }
+            })
+            .or_insert(Some(result));
     }
-    ids.iter().map(|id| by_id.remove(id).map_or_else(no_result, verdict)).collect()
+    ids.iter().map(|id| by_id.remove(id).flatten().map_or_else(no_result, verdict)).collect()
 }
 
 fn no_result() -> OrderVerdict {

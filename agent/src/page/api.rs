@@ -132,7 +132,7 @@ async fn healthz() -> Json<Value> {
 
 async fn readyz(State(api): State<Api>) -> Result<Json<Value>, Failure> {
     let storage = api.storage.borrow().clone();
-    let trouble = storage.failing.or_else(|| storage.full.then(|| "the ledger is full".to_owned()));
+    let trouble = storage.failing.or_else(|| storage.full.map(|why| format!("the ledger is full: {why}")));
     match trouble {
         None => Ok(Json(json!({ "status": "ready" }))),
         Some(why) => {

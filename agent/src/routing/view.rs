@@ -204,7 +204,7 @@ mod tests {
         let ask = Ask::service(&orders);
         assert_eq!(view.choose(&ask, Scheme::Http, None).unwrap().origin.as_str(), "a");
         let outside = view.bound(&ask, &"c".parse().unwrap(), Scheme::Http, None);
-        assert!(matches!(outside, Err(RouteError::NoRoute(NoRoute::Residency { .. }))));
+        assert!(matches!(outside, Err(RouteError::NoRoute(NoRoute::Bound { .. }))));
     }
 
     #[test]

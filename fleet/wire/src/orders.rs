@@ -5,7 +5,7 @@
 
 use crate::encoding::{hex, sha256};
 use crate::{OriginId, Timestamp};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 
 /// Largest body of one order.
@@ -139,8 +139,8 @@ pub struct BatchAnswer {
     /// The origin's clock.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub server_time: Option<Timestamp>,
-    /// One result per order; an order without a result counts as `retry`.
-    #[serde(default)]
+    /// One result per order; an order without a result counts as `retry`, and a result that cannot be read is none.
+    #[serde(default, deserialize_with = "readable_results")]
     pub results: Vec<OrderResult>,
 }
 
@@ -158,8 +158,21 @@ pub struct OrderResult {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,
     /// With `retry`: not before so many seconds.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "whole_seconds")]
     pub retry_after_s: Option<u64>,
+}
+
+/// One odd result must not void what the origin says of the other orders.
+fn readable_results<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<OrderResult>, D::Error> {
+    let results = Vec::<serde_json::Value>::deserialize(deserializer)?;
+    Ok(results.into_iter().filter_map(|result| serde_json::from_value(result).ok()).collect())
+}
+
+/// A wait that is not a number of seconds is none.
+fn whole_seconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+    let value = serde_json::Value::deserialize(deserializer)?;
+    // Beyond 2^53 seconds the fraction is the least of our worries; the conversion saturates.
+    Ok(value.as_f64().filter(|seconds| *seconds >= 0.0).map(|seconds| seconds.ceil() as u64))
 }
 
 /// Outcome of one order at an origin.
@@ -250,6 +263,18 @@ mod tests {
     fn an_empty_batch_is_still_json() {
         let read: Batch = serde_json::from_slice(&BatchWriter::new("b").finish()).unwrap();
         assert!(read.orders.is_empty());
+    }
+
+    #[test]
+    fn one_odd_result_voids_no_other() {
+        let answer: BatchAnswer = serde_json::from_str(
+            r#"{"batch":"b","results":[null,{"id":"i1","status":"settled"},{"status":"settled"},
+                {"id":"i2","status":"retry","retry_after_s":1.5},{"id":"i3","status":"retry","retry_after_s":"soon"},7]}"#,
+        )
+        .unwrap();
+        let ids: Vec<_> =
+            answer.results.iter().map(|result| (result.id.as_str(), result.retry_after_s)).collect();
+        assert_eq!(ids, [("i1", None), ("i2", Some(2)), ("i3", None)]);
     }
 
     #[test]

@@ -392,6 +392,22 @@ fn one_order_that_must_wait_does_not_hold_up_the_others() {
 }
 
 #[test]
+fn an_order_that_breaks_the_origin_starves_none_of_its_neighbours() {
+    let mut world = World::new(14);
+    world.answers("a", |seqs, now| {
+        if seqs.contains(&3) { BatchOutcome::Unreachable("reset".into()) } else { settle_all(seqs, now) }
+    });
+    world.post(300, "US");
+    world.run_for(MINUTE * 3);
+    assert_eq!(world.settled(), 299);
+    assert_eq!(world.orders[&3].row, Row::Pending, "a failure is no refusal");
+    world.post(300, "US");
+    world.run_for(MINUTE * 3);
+    assert_eq!(world.settled(), 599);
+    assert!(world.orders[&3].attempts < 40, "{} attempts in six minutes", world.orders[&3].attempts);
+}
+
+#[test]
 fn a_pinned_person_goes_another_way_in_the_same_group() {
     let mut world = World::new(12);
     world.route = Box::new(|query| {

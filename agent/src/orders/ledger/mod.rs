@@ -72,12 +72,12 @@ pub enum LedgerError {
 pub struct Storage {
     /// The last write failed so.
     pub failing: Option<String>,
-    /// The ledger is at its limit.
-    pub full: bool,
+    /// No new order is taken, for this reason.
+    pub full: Option<String>,
     /// The ledger is at 80 % of its limit.
     pub nearly_full: bool,
-    /// A damaged ledger was set aside under this name.
-    pub set_aside: Option<PathBuf>,
+    /// A new ledger was begun, for this reason; says where the old one is.
+    pub set_aside: Option<String>,
 }
 
 /// The handle. Cheap to clone; the thread ends when the last handle is gone.

@@ -162,6 +162,9 @@ async fn a_refund_waits_until_its_sale_is_settled() {
     till.settle(1).await;
     assert_eq!(till.state("refund").await, State::Pending);
     assert_eq!(till.ledger.backlog().borrow().disturbed, 1);
+    // A copy of the sale that was kept because its key was reused is not the sale.
+    till.post("sale", r#","x":1"#).await;
+    assert_eq!(receipt(till.post("r1", r#","depends_on":"sale""#).await).state, State::Pending);
     // A sale that is settled already, or is not in this ledger, holds nothing up.
     assert_eq!(receipt(till.post("r2", r#","depends_on":"sale""#).await).state, State::Pending);
     assert_eq!(receipt(till.post("r3", r#","depends_on":"elsewhere""#).await).state, State::Pending);
@@ -261,7 +264,7 @@ async fn a_ledger_at_its_limit_refuses_new_orders_and_still_records_deliveries()
         assert!(accepted < 100);
     };
     assert!(matches!(refused, LedgerError::Full(_)));
-    assert!(ledger.storage().borrow().full);
+    assert!(ledger.storage().borrow().full.is_some());
     let changes = (1..=accepted).map(|seq| Change { seq, to: ChangeTo::Settled }).collect();
     ledger.change(changes).await.unwrap();
     assert_eq!(ledger.summary().await.unwrap().settled, accepted);
@@ -272,9 +275,37 @@ async fn a_damaged_ledger_is_set_aside_and_a_new_one_serves() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("orders.db"), vec![7; 8192]).unwrap();
     let ledger = open(dir.path(), 64 << 20).unwrap();
-    let kept = ledger.storage().borrow().set_aside.clone().unwrap();
-    assert_eq!(std::fs::read(kept).unwrap(), vec![7; 8192]);
+    let told = ledger.storage().borrow().set_aside.clone().unwrap();
+    assert!(told.contains("orders.db.damaged-1"), "{told}");
+    assert_eq!(std::fs::read(dir.path().join("orders.db.damaged-1")).unwrap(), vec![7; 8192]);
     assert!(ledger.accept(vec![order("1", "")]).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_ledger_that_vanished_is_told_and_its_journal_is_kept() {
+    let till = Till::new();
+    till.post("1", "").await;
+    let journal = std::fs::read(till._dir.path().join("orders.db-wal")).unwrap();
+    for empty in [true, false] {
+        // What a directory looks like whose main file was lost.
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("orders.db-wal"), &journal).unwrap();
+        std::fs::copy(till._dir.path().join("orders.id"), dir.path().join("orders.id")).unwrap();
+        if empty {
+            std::fs::write(dir.path().join("orders.db"), b"").unwrap();
+        }
+        let ledger = open(dir.path(), 64 << 20).unwrap();
+        let told = ledger.storage().borrow().set_aside.clone().unwrap();
+        assert!(told.contains("orders.db-wal.damaged-1"), "{told}");
+        assert_eq!(std::fs::read(dir.path().join("orders.db-wal.damaged-1")).unwrap(), journal);
+        assert_eq!(receipt(ledger.accept(vec![order("2", "")]).await.unwrap().remove(0)).seq, 1);
+    }
+}
+
+#[tokio::test]
+async fn a_new_directory_begins_a_ledger_without_alarm() {
+    let till = Till::new();
+    assert_eq!(till.ledger.storage().borrow().set_aside, None);
 }
 
 #[tokio::test]

@@ -14,11 +14,11 @@ use super::writes::{self, Intervened, Move, count_new};
 use super::{LedgerError, LedgerSettings, Storage};
 use crate::clock::{Mono, mono, wall};
 use crate::heartbeat::Heartbeat;
-use crate::store;
+use crate::store::{self, StoreError};
 use rusqlite::Transaction;
 use samovar_wire::{OriginId, Timestamp};
 use std::collections::VecDeque;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -80,21 +80,54 @@ impl Request {
     }
 }
 
-/// Opens the ledger; one that is damaged is set aside and a new one begun.
-pub(super) fn open_or_set_aside(settings: &LedgerSettings) -> Result<(Tables, Option<PathBuf>), OpenError> {
-    let opened = open(settings);
-    match opened {
+/// Opens the ledger. One that is damaged is set aside and a new one begun; so is what is left of one that vanished.
+/// The second value says what happened, for the condition.
+pub(super) fn open_or_set_aside(settings: &LedgerSettings) -> Result<(Tables, Option<String>), OpenError> {
+    let unusable =
+        |error: StoreError| OpenError::Sqlite(rusqlite::Error::ToSqlConversionFailure(Box::new(error)));
+    let lost = if vanished(settings) { Some(set_aside_wal(settings).map_err(unusable)?) } else { None };
+    let (tables, damaged) = match open(settings) {
         Err(OpenError::Sqlite(error)) if is_damage(&error) => {
             let kept = store::set_aside(&settings.path).map_err(|_| OpenError::Sqlite(error))?;
             // The WAL belongs to the damaged file; beside a new ledger it would be taken for that one's.
-            let mut wal = settings.path.as_os_str().to_owned();
-            wal.push("-wal");
-            let _ = store::set_aside(&PathBuf::from(wal));
-            tracing::error!(kept = %kept.display(), "the ledger was damaged and set aside");
-            Ok((open(settings)?, Some(kept)))
+            let _ = set_aside_wal(settings);
+            (open(settings)?, Some(format!("it was damaged; kept as {}", kept.display())))
         }
-        other => Ok((other?, None)),
+        other => (other?, None),
+    };
+    let told = damaged.or(lost);
+    if let Some(told) = &told {
+        tracing::error!(ledger = %settings.path.display(), told, "a new ledger was begun");
     }
+    store::replace(&marker(settings), tables.ledger_id.as_bytes(), 0o600).map_err(unusable)?;
+    Ok((tables, told))
+}
+
+/// Tells a directory that has had a ledger from a new one.
+fn marker(settings: &LedgerSettings) -> PathBuf {
+    settings.path.with_extension("id")
+}
+
+fn wal(settings: &LedgerSettings) -> PathBuf {
+    let mut wal = settings.path.as_os_str().to_owned();
+    wal.push("-wal");
+    wal.into()
+}
+
+/// SQLite would take a missing or empty file for a new database and throw the WAL beside it away, silently.
+fn vanished(settings: &LedgerSettings) -> bool {
+    let length = |path: &Path| std::fs::metadata(path).map_or(0, |metadata| metadata.len());
+    length(&settings.path) == 0 && (marker(settings).exists() || length(&wal(settings)) > 0)
+}
+
+/// Keeps the WAL of a ledger that is gone: it may hold the last orders.
+fn set_aside_wal(settings: &LedgerSettings) -> Result<String, StoreError> {
+    let wal = wal(settings);
+    if !wal.exists() {
+        return Ok("the file was missing or empty, and nothing was left of it".into());
+    }
+    let kept = store::set_aside(&wal)?;
+    Ok(format!("the file was missing or empty; its journal is kept as {}", kept.display()))
 }
 
 fn open(settings: &LedgerSettings) -> Result<Tables, OpenError> {
@@ -103,6 +136,23 @@ fn open(settings: &LedgerSettings) -> Result<Tables, OpenError> {
     store::sync_directory_of(&settings.path)
         .map_err(|error| OpenError::Sqlite(rusqlite::Error::ToSqlConversionFailure(Box::new(error))))?;
     Ok(tables)
+}
+
+/// Room that is kept for binding and settling what was accepted: a ledger that took the last block for a new order
+/// could record no delivery, and would stay full for ever. An eighth of a small disk, at most 16 MiB.
+#[cfg(unix)]
+fn disk_is_short(path: &Path) -> bool {
+    const MOST: u64 = 16 * 1024 * 1024;
+    let directory = path.parent().unwrap_or(path);
+    rustix::fs::statvfs(directory).is_ok_and(|disk| {
+        let block = disk.f_frsize;
+        disk.f_bavail.saturating_mul(block) < (disk.f_blocks.saturating_mul(block) / 8).min(MOST)
+    })
+}
+
+#[cfg(not(unix))]
+fn disk_is_short(_path: &Path) -> bool {
+    false
 }
 
 fn is_damage(error: &rusqlite::Error) -> bool {
@@ -290,10 +340,8 @@ impl Writer {
             return requests;
         }
         self.measure();
-        if !self.storage.borrow().full {
-            return requests;
-        }
-        let full = LedgerError::Full(format!("limit {} bytes", self.settings.max_bytes));
+        let Some(why) = self.storage.borrow().full.clone() else { return requests };
+        let full = LedgerError::Full(why);
         let (accepts, others): (Vec<_>, Vec<_>) =
             requests.into_iter().partition(|request| matches!(request, Request::Accept { .. }));
         accepts.into_iter().for_each(|request| request.fail(full.clone()));
@@ -304,10 +352,17 @@ impl Writer {
     fn measure(&mut self) {
         let limit = self.settings.max_bytes;
         let Some(bytes) = self.tables.as_ref().and_then(|tables| tables.bytes().ok()) else { return };
-        let (full, nearly_full) = (bytes >= limit, bytes >= limit / 5 * 4);
+        let full = if bytes >= limit {
+            Some(format!("{limit} bytes, orders.max_bytes"))
+        } else if disk_is_short(&self.settings.path) {
+            Some("the disk has no room left but what deliveries need".to_owned())
+        } else {
+            None
+        };
+        let nearly_full = bytes >= limit / 5 * 4;
         self.storage.send_if_modified(|storage| {
             let changed = storage.full != full || storage.nearly_full != nearly_full;
-            (storage.full, storage.nearly_full) = (full, nearly_full);
+            (storage.full, storage.nearly_full) = (full.clone(), nearly_full);
             changed
         });
     }

@@ -45,7 +45,9 @@ pub(super) fn accept(t: &Transaction<'_>, new: &NewOrder) -> rusqlite::Result<Ac
 fn waits_for(t: &Transaction<'_>, depends_on: Option<&str>) -> rusqlite::Result<Option<String>> {
     let Some(number) = depends_on else { return Ok(None) };
     let earlier = t
-        .prepare_cached(&format!("{RECEIPT} WHERE order_no = ?1 ORDER BY seq DESC LIMIT 1"))?
+        .prepare_cached(&format!(
+            "{RECEIPT} WHERE order_no = ?1 AND conflict_with IS NULL ORDER BY seq DESC LIMIT 1"
+        ))?
         .query_row([number], receipt)
         .optional()?;
     Ok(earlier

@@ -167,8 +167,10 @@ async fn a_device_says_who_it_is_how_it_is_and_goes_with_a_word() {
         json!({
             "online": true, "epoch": 17, "boot_id": "boot", "version": "1.2.3", "nonce": device.relay.nonce(),
             "capabilities": ["diagnose"], "route_table": 1042, "config_revision": 7,
+            "connected_at": birth["data"]["connected_at"],
         })
     );
+    assert!(birth["data"]["connected_at"].as_str() <= birth["at"].as_str());
     assert_eq!(
         (&birth["v"], &birth["epoch"], &birth["type"]),
         (&json!(1), &json!(17), &json!("samovar.online.v1"))

@@ -161,6 +161,16 @@ pub enum NoRoute {
         /// The service asked for.
         service: ServiceName,
     },
+    /// It is bound to an origin that cannot take it now.
+    #[error("bound to origin {origin}, which {why}")]
+    Bound {
+        /// The origin it is bound to.
+        origin: OriginId,
+        /// What is the matter with it.
+        why: &'static str,
+        /// What was looked at.
+        reason: Vec<Reason>,
+    },
     /// No origin that takes work may hold the country's data.
     #[error("no origin that may hold data of {country} takes work for `{service}`")]
     Residency {
@@ -203,13 +213,9 @@ pub fn bound(
     let mut look = Look::new(table, query, facts)?;
     let off = table.origins.get(origin).is_none_or(|entry| entry.state == OriginState::Off);
     if off || !look.allowed.contains(origin) {
-        let why = if off { "is off or gone" } else { "is outside the residency" };
+        let why = if off { "is off or gone from the route table" } else { "is outside the residency" };
         look.note(Rule::Bound, RuleResult::PassedOver, format!("bound to {origin}, which {why}"));
-        return Err(NoRoute::Residency {
-            country: query.country.clone(),
-            service: query.service.clone(),
-            reason: look.reason,
-        });
+        return Err(NoRoute::Bound { origin: origin.clone(), why, reason: look.reason });
     }
     look.note(Rule::Bound, RuleResult::Applied, format!("bound to {origin} until it has answered"));
     Ok(look.address(Rule::Bound, std::slice::from_ref(origin), 0))
