@@ -95,7 +95,7 @@ conditions! {
         technician { "The ledger was damaged and set aside; a new one is in use. Keep the old file for salvage.", "账本损坏已被移开，现使用新账本。请保留旧文件以便抢救。" };
     /// The device has not been activated.
     NotActivated = "not-activated", Critical, None, 0,
-        staff { "This device is not set up yet. Orders are kept; call the technician.", "本机尚未激活。订单会被保存；请联系技术人员。" },
+        staff { "This device is not set up yet and takes no orders. Call the technician.", "本机尚未激活，不能接收订单。请联系技术人员。" },
         technician { "No identity: activate the device with a claim code.", "没有设备身份：请用激活码激活。" };
     /// No route table verifies.
     RouteTableMissing = "route-table-missing", Critical, Some(Condition::NotActivated), 0,
