@@ -7,6 +7,7 @@ use super::api::Api;
 use axum::extract::{Query, State};
 use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, header};
+use samovar_wire::Timestamp;
 use samovar_wire::conditions::{Severity, Words};
 use samovar_wire::status::{ActiveCondition, DeviceState, Line};
 use serde::Deserialize;
@@ -152,7 +153,7 @@ fn render(state: &DeviceState, connected: bool, language: Language) -> String {
     fact(HEAD_OFFICE, say(if connected { CONNECTED } else { NOT_CONNECTED }));
     let oldest =
         state.orders.oldest_pending_at.map(|at| format!(" ({} {at})", say(SINCE))).unwrap_or_default();
-    fact(WAITING, &format!("{}{oldest}", state.orders.pending + state.orders.held));
+    fact(WAITING, &format!("{}{}", state.orders.pending + state.orders.held, oldest.unwrap_or_default()));
     fact(QUARANTINED, &state.orders.quarantined.to_string());
     fact(SETTLED, &state.orders.settled.to_string());
     fact(VERSION, &escape(&state.version));
@@ -185,7 +186,7 @@ fn notices(page: &mut String, conditions: &[ActiveCondition], language: Language
             language.of(condition.name.describe().technician),
             condition.name.name(),
             language.of(SINCE),
-            condition.since,
+            moment(condition.since),
             escape(&condition.detail)
         );
     }
@@ -198,6 +199,12 @@ const fn class(severity: Severity) -> &'static str {
         Severity::Warning => "warning",
         Severity::Critical => "critical",
     }
+}
+
+/// A time as people write it, to the second.
+fn moment(at: Timestamp) -> String {
+    let text = at.to_string();
+    format!("{} UTC", text.get(..19).unwrap_or(&text).replace('T', " "))
 }
 
 fn escape(text: &str) -> String {
@@ -217,7 +224,6 @@ fn escape(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use samovar_wire::Timestamp;
     use samovar_wire::conditions::Condition;
 
     fn state() -> DeviceState {
