@@ -151,9 +151,9 @@ fn render(state: &DeviceState, connected: bool, language: Language) -> String {
         state.origin.as_ref().map(|selected| escape(&format!("{} · {}", selected.origin, selected.domain)));
     fact(ORIGIN, origin.as_deref().unwrap_or(say(NONE)));
     fact(HEAD_OFFICE, say(if connected { CONNECTED } else { NOT_CONNECTED }));
-    let oldest =
-        state.orders.oldest_pending_at.map(|at| format!(" ({} {at})", say(SINCE))).unwrap_or_default();
-    fact(WAITING, &format!("{}{}", state.orders.pending + state.orders.held, oldest.unwrap_or_default()));
+    let waiting_since = state.orders.oldest_pending_at.map(|at| format!(" ({} {})", say(SINCE), moment(at)));
+    let oldest = waiting_since.unwrap_or_default();
+    fact(WAITING, &format!("{}{oldest}", state.orders.pending + state.orders.held));
     fact(QUARANTINED, &state.orders.quarantined.to_string());
     fact(SETTLED, &state.orders.settled.to_string());
     fact(VERSION, &escape(&state.version));
