@@ -9,7 +9,7 @@ use super::message::{Body, Message};
 use super::rows;
 use crate::db::entity::device;
 use crate::db::{Database, DatabaseError, Write};
-use samovar_wire::mqtt::EventBatch;
+use samovar_wire::mqtt::{Event, EventBatch};
 use samovar_wire::{DeviceId, Timestamp};
 use sea_orm::sea_query::OnConflict;
 use sea_orm::{
@@ -113,19 +113,19 @@ fn take_events(
     rows: &mut Vec<device_event::ActiveModel>,
     now: Timestamp,
 ) -> i64 {
-    let place = |event: Option<&samovar_wire::mqtt::Event>| {
-        event.map_or(0, |event| i64::try_from(event.seq).unwrap_or(i64::MAX))
+    let number = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+    let place = |event: Option<&Event>| event.map_or(0, |event| number(event.seq));
+    let span = fold::Span {
+        first: place(batch.events.first()),
+        last: place(batch.events.last()),
+        kept_from: batch.kept_from.map(number),
+        place: (message.epoch, message.seq),
     };
-    let (first, last) = (place(batch.events.first()), place(batch.events.last()));
-    let known = entry.streams.contains_key(&batch.stream);
-    let stream = entry.streams.entry(batch.stream.clone()).or_default();
-    let before = stream.up_to;
-    // What is already acknowledged is a repeat; the index catches the rest.
-    let fresh =
-        batch.events.iter().filter(|event| !known || i64::try_from(event.seq).is_ok_and(|seq| seq > before));
-    rows.extend(fresh.map(|event| rows::event_row(message, entry.activation, &batch.stream, event, now)));
+    // Repeats too: whether an event is stored is known to the index of the table alone.
+    let all = batch.events.iter();
+    rows.extend(all.map(|event| rows::event_row(message, entry.activation, &batch.stream, event, now)));
     entry.changed_streams.insert(batch.stream.clone());
-    fold::batch(stream, known, first, last, now)
+    fold::batch(entry.streams.entry(batch.stream.clone()).or_default(), span, now)
 }
 
 async fn load<'a>(
@@ -212,7 +212,7 @@ async fn store(
     }
     use device_stream::Column as S;
     let on_stream = OnConflict::columns([S::Device, S::Activation, S::Stream])
-        .update_columns([S::UpTo, S::GapStart, S::GapSeen])
+        .update_columns([S::UpTo, S::GapStart, S::GapSeen, S::GapLast, S::GapEpoch, S::GapSeq])
         .to_owned();
     for chunk in chunks(streams) {
         device_stream::Entity::insert_many(chunk)

@@ -332,6 +332,14 @@ impl Device {
         self.send("up/events", "samovar.events.v1", json!({ "stream": "events", "events": events })).await;
     }
 
+    async fn events_kept(&mut self, range: std::ops::RangeInclusive<u64>, kept_from: u64) {
+        let events: Vec<_> = range
+            .map(|seq| json!({ "seq": seq, "at": "2026-11-20T00:00:00.000Z", "kind": "test.event" }))
+            .collect();
+        let data = json!({ "stream": "events", "events": events, "kept_from": kept_from });
+        self.send("up/events", "samovar.events.v1", data).await;
+    }
+
     /// Waits for the next message on a channel, passing over others.
     async fn next(&mut self, channel: &str) -> Vec<u8> {
         loop {
@@ -406,6 +414,7 @@ stories! {
     a_device_that_is_behind_is_sent_what_it_should_be,
     a_table_too_large_for_a_message_is_given_by_reference,
     a_device_activated_anew_starts_from_nothing,
+    events_that_overtake_each_other_are_all_stored,
 }
 
 async fn what_a_device_says_is_stored_and_acknowledged(world: World) {
@@ -553,6 +562,21 @@ async fn a_device_activated_anew_starts_from_nothing(world: World) {
     assert_eq!(world.events().await, 12);
     until("the new run", async || world.status().await.is_some_and(|row| row.online && row.epoch == 1)).await;
     new.die().await;
+}
+
+async fn events_that_overtake_each_other_are_all_stored(world: World) {
+    let mut pos = Device::connect(&world, POS, 1).await;
+    pos.events_kept(102..=102, 100).await;
+    pos.acknowledged(99).await;
+    pos.events_kept(100..=101, 100).await;
+    pos.acknowledged(102).await;
+    assert_eq!(world.events().await, 3);
+    // Another server was told that nothing below 200 is kept any more, while 150 was still on its way here.
+    pos.events_kept(200..=200, 200).await;
+    pos.acknowledged(200).await;
+    pos.events_kept(150..=150, 150).await;
+    until("the late event", async || world.events().await == 5).await;
+    pos.die().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
