@@ -51,6 +51,9 @@ pub(super) enum Ask {
         #[command(flatten)]
         target: Target,
     },
+    /// One device
+    #[command(subcommand)]
+    Device(Device),
     /// Orders that the intake has
     Orders {
         /// One order by its id, with its body
@@ -84,6 +87,17 @@ pub(super) enum Ask {
         /// How many at most
         #[arg(long, default_value_t = 100)]
         limit: u64,
+        #[command(flatten)]
+        target: Target,
+    },
+}
+
+#[derive(Subcommand)]
+pub(super) enum Device {
+    /// Revoke its certificates: it is cut off and let in no more until it is activated anew
+    Revoke {
+        /// Which
+        device: String,
         #[command(flatten)]
         target: Target,
     },
@@ -194,6 +208,16 @@ pub(super) async fn run(ask: Ask) -> Result<()> {
             &target,
             &Client::find(&target).await?.get(&format!("/api/v1/devices/{}", encode(&device))).await?,
         ),
+        Ask::Device(Device::Revoke { device, target }) => {
+            let path = format!("/api/v1/devices/{}/revoke", encode(&device));
+            let answer = Client::find(&target).await?.ask(Method::POST, &path, None).await?;
+            if target.json {
+                print::json(&answer);
+            } else {
+                print::line(&format!("{device} is shut out ({} certificates revoked)", answer["revoked"]));
+            }
+            Ok(())
+        }
         Ask::Devices { store, target, .. } => {
             let columns = &[
                 "id",
@@ -201,6 +225,7 @@ pub(super) async fn run(ask: Ask) -> Result<()> {
                 "country",
                 "class",
                 "online",
+                "revoked",
                 "since",
                 "line",
                 "origin.origin",

@@ -128,6 +128,9 @@ impl Lens {
 
     pub(super) fn presence(self, live: &Live) -> Presence {
         let words = self.words();
+        if live.revoked {
+            return Presence { kind: "off", word: words.revoked, since: String::new() };
+        }
         let (kind, word) = match (&live.last_seen, live.online) {
             (None, _) => ("none", words.never_seen),
             (Some(_), true) => ("on", words.online),

@@ -46,6 +46,7 @@ words! {
     events: "Events", "事件";
     online: "online", "在线";
     offline: "offline", "离线";
+    revoked: "revoked", "已吊销";
     never_seen: "never heard of", "从未上线";
     connected: "MQTT connected", "MQTT 已连接";
     disconnected: "MQTT disconnected: what is shown may be old", "MQTT 未连接：显示内容可能已过时";
