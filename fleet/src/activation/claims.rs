@@ -10,6 +10,7 @@ use sea_orm::sea_query::OnConflict;
 use sea_orm::{ColumnTrait as _, EntityTrait as _, QueryFilter as _, sea_query::Expr};
 
 use super::code::ClaimCode;
+use super::revocation;
 use crate::audit;
 use crate::db::entity::{certificate, claim, device, store};
 use crate::db::{Database, DatabaseError, Write};
@@ -183,7 +184,10 @@ pub async fn consume(
         .exec(&*write)
         .await?;
     record_device(&write, &who, request, now).await?;
-    let detail = format!("store {}, class {}, certificate {}", who.store, who.class, issued.serial);
+    // There is one machine of a name: the one before it, stolen or replaced, is let in no more.
+    let replaced = revocation::revoke_but(&write, who.device.as_str(), &issued.serial, now).await?;
+    let (store, class, serial) = (&who.store, &who.class, &issued.serial);
+    let detail = format!("store {store}, class {class}, certificate {serial} replaces {replaced}");
     audit::record(&write, now, &found.created_by, ("device.activate", who.device.as_str()), detail).await?;
     write.commit().await?;
     Ok(Activated { certificate: issued.pem, ..who })
@@ -214,7 +218,11 @@ async fn repeat(
         (None, _) if !alive => Err(UseError::Expired),
         (Some(used), Some(serial)) if alive && used == key => {
             let stored = certificate::Entity::find_by_id(serial).one(&**write).await?;
-            let certificate = stored.ok_or(UseError::Gone("certificate"))?.pem;
+            let stored = stored.ok_or(UseError::Gone("certificate"))?;
+            if stored.revoked_at.is_some() {
+                return Err(UseError::Used);
+            }
+            let certificate = stored.pem;
             Ok(Activated { certificate, repeated: true, ..identity(write, found).await? })
         }
         _ => Err(UseError::Used),
