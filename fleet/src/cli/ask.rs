@@ -236,10 +236,10 @@ pub(super) async fn run(ask: Ask) -> Result<()> {
             ][..];
             list(&target, "/api/v1/devices", &[("store", store)], ("devices", columns)).await
         }
-        Ask::Orders { id: Some(id), target, .. } => show(
-            &target,
-            &Client::find(&target).await?.get(&format!("/api/v1/orders/{}", encode(&id))).await?,
-        ),
+        Ask::Orders { id: Some(id), device, target, .. } => {
+            let path = with_query(&format!("/api/v1/orders/{}", encode(&id)), &[("device", device)]);
+            show(&target, &Client::find(&target).await?.get(&path).await?)
+        }
         Ask::Orders { store, device, after, limit, count, target, .. } => {
             orders(&target, (store, device), after, limit, count).await
         }
@@ -270,7 +270,10 @@ async fn login(name: &str, target: &Target) -> Result<()> {
     } else {
         print::line(&format!("logged in as {name} ({}) until {}", text("role")?, login.expires_at));
     }
-    logins::keep(&client.server, login)
+    match &target.data {
+        Some(dir) => logins::keep_in_data(dir, &login),
+        None => logins::keep(&client.server, login),
+    }
 }
 
 async fn orders(

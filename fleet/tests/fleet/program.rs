@@ -118,6 +118,48 @@ fn a_server_says_where_it_is_keeps_its_secrets_and_stops_within_two_seconds() {
 }
 
 #[test]
+fn a_token_kept_in_the_data_directory_gives_way_to_a_new_login_and_to_the_first_admins_password() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_server, _run) = ready(dir.path(), &[]);
+    let data = dir.path().to_str().unwrap();
+    let run = |arguments: &[&str], input: &str| {
+        use std::io::Write as _;
+        let mut command = program();
+        let mut child = command
+            .args(arguments)
+            .args(["--data", data])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        // A command that asks for no password may have ended.
+        let _ = writeln!(child.stdin.take().unwrap(), "{input}");
+        child.wait_with_output().unwrap()
+    };
+    let kept = dir.path().join("admin-login.json");
+    let stale =
+        serde_json::json!({ "name": "x", "token": "stale", "expires_at": "2999-01-01T00:00:00.000Z" });
+    std::fs::write(&kept, stale.to_string()).unwrap();
+    let listed = run(&["store", "list"], "");
+    assert!(listed.status.success(), "falls back to admin.txt: {}", text(&listed));
+    let added = run(&["operator", "add", "sue", "--role", "viewer"], "a long password");
+    assert!(added.status.success(), "{}", text(&added));
+    let login = run(&["login", "--name", "sue"], "a long password");
+    assert!(login.status.success(), "{}", text(&login));
+    let refused = run(&["store", "add", "US-0001", "--country", "US"], "");
+    assert!(
+        !refused.status.success() && text(&refused).contains("viewer"),
+        "sue's login counts: {}",
+        text(&refused)
+    );
+    std::fs::remove_file(dir.path().join("admin.txt")).unwrap();
+    std::fs::write(&kept, stale.to_string()).unwrap();
+    let stranded = run(&["store", "list"], "");
+    assert!(text(&stranded).contains("samovar-fleet login --name"), "{}", text(&stranded));
+}
+
+#[test]
 fn the_command_line_does_what_the_contract_says() {
     let dir = tempfile::tempdir().unwrap();
     let home = tempfile::tempdir().unwrap();
