@@ -17,6 +17,7 @@ use crate::app::App;
 use crate::auth::{Operator, Role};
 use crate::db::entity::store;
 use crate::problem::{Failure, chain};
+use crate::routes::published;
 use crate::{audit, clock};
 
 pub(super) fn router() -> OpenApiRouter<App> {
@@ -31,6 +32,9 @@ struct StoreView {
     country: String,
     name: String,
     created_at: String,
+    /// Something that its orders will suffer from; absent when all is well.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    warning: Option<String>,
 }
 
 /// Stores, by identifier.
@@ -134,10 +138,15 @@ async fn add(
     if let Err(error) = crate::routes::starter::refresh(&app, now).await {
         tracing::error!(error = %chain(&error), "the starter route table was not re-issued");
     }
-    Ok((StatusCode::CREATED, Json(view(row))))
+    let mut added = view(row);
+    if !published::serves(&app.database, &country).await? {
+        added.warning =
+            Some(format!("the route table in force has no country {country}: orders of this store are held"));
+    }
+    Ok((StatusCode::CREATED, Json(added)))
 }
 
 fn view(row: store::Model) -> StoreView {
     let created_at = Timestamp::from_millis(row.created_at).to_string();
-    StoreView { id: row.id, country: row.country, name: row.name, created_at }
+    StoreView { id: row.id, country: row.country, name: row.name, created_at, warning: None }
 }
