@@ -202,6 +202,8 @@ impl Lens {
     ) -> Vec<Fact> {
         let (words, live) = (self.words(), &found.live);
         let line = match live.line.as_str() {
+            // What it said before it fell silent says nothing of now.
+            _ if !live.online => (words.unknown, ""),
             "up" => (words.line_up, "good"),
             "down" => (words.line_down, "critical"),
             _ => (words.unknown, ""),
