@@ -104,6 +104,7 @@ impl StartError {
             Self::Secrets(
                 SecretsError::Differs { .. } | SecretsError::Pki(_) | SecretsError::Read { .. },
             ) => 2,
+            Self::Database(DatabaseError::UnknownKind) => 2,
             Self::InUse { .. } => 3,
             Self::Directory { .. }
             | Self::Database(_)

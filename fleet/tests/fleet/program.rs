@@ -92,8 +92,13 @@ fn unusable_storage_is_exit_code_4() {
     .unwrap();
     let output = serve(dir.path(), &[]).output().unwrap();
     assert_eq!(output.status.code(), Some(4), "{}", text(&output));
+    let asked = Instant::now();
     let output = serve(dir.path(), &["--database", "postgres://127.0.0.1:1/none"]).output().unwrap();
     assert_eq!(output.status.code(), Some(4), "{}", text(&output));
+    assert!(text(&output).contains("127.0.0.1:1") && text(&output).contains("refused"), "{}", text(&output));
+    assert!(asked.elapsed() < Duration::from_secs(5), "{:?}", asked.elapsed());
+    let output = serve(dir.path(), &["--database", "mysql://127.0.0.1/none"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(2), "{}", text(&output));
 }
 
 #[test]
