@@ -59,9 +59,13 @@ impl MigrationTrait for M0003Held {
                 .alter_table(change.table("device_streams").add_column(big_integer_null(column)).take())
                 .await?;
         }
-        let mut index = Index::create();
-        index.name("certificates_revoked").table("certificates").col("revoked_at");
-        manager.create_index(index).await?;
+        for (name, table, column) in
+            [("certificates_revoked", "certificates", "revoked_at"), ("audit_subject", "audit", "subject")]
+        {
+            let mut index = Index::create();
+            index.name(name).table(table).col(column);
+            manager.create_index(index).await?;
+        }
         let mut rename = Table::alter();
         rename.table("device_status").rename_column("previous_birth_at", "connected_at");
         manager.alter_table(rename).await

@@ -109,6 +109,24 @@ async fn an_order_is_not_hidden_by_another_devices_order_of_the_same_id() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_conflict_that_is_asked_again_and_again_is_in_the_audit_log_once() {
+    for backend in backends() {
+        let fleet = Fleet::start(backend, &[]).await;
+        let device = fleet.device("US-0001", "POS-1").await;
+        for body in ["1", "2", "2", "2", "3"] {
+            assert_eq!(
+                device.send(&fleet.https(), &batch(&[order("k", 1, body)])).await.status,
+                StatusCode::OK
+            );
+        }
+        let audit = fleet.get("/api/v1/audit").await.body;
+        let rows = audit["audit"].as_array().unwrap();
+        assert_eq!(rows.iter().filter(|row| row["action"] == "order.conflict").count(), 2, "{backend:?}");
+        fleet.running.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_failed_login_is_in_the_audit_log() {
     let fleet = Fleet::start(Backend::Sqlite, &[]).await;
     assert_eq!(fleet.log_in("admin", "wrong password").await.status, StatusCode::UNAUTHORIZED);
