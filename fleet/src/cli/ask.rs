@@ -208,16 +208,7 @@ pub(super) async fn run(ask: Ask) -> Result<()> {
             &target,
             &Client::find(&target).await?.get(&format!("/api/v1/devices/{}", encode(&device))).await?,
         ),
-        Ask::Device(Device::Revoke { device, target }) => {
-            let path = format!("/api/v1/devices/{}/revoke", encode(&device));
-            let answer = Client::find(&target).await?.ask(Method::POST, &path, None).await?;
-            if target.json {
-                print::json(&answer);
-            } else {
-                print::line(&format!("{device} is shut out ({} certificates revoked)", answer["revoked"]));
-            }
-            Ok(())
-        }
+        Ask::Device(Device::Revoke { device, target }) => revoke(&device, &target).await,
         Ask::Devices { store, target, .. } => {
             let columns = &[
                 "id",
@@ -257,6 +248,17 @@ pub(super) async fn run(ask: Ask) -> Result<()> {
     }
 }
 
+async fn revoke(device: &str, target: &Target) -> Result<()> {
+    let path = format!("/api/v1/devices/{}/revoke", encode(device));
+    let answer = Client::find(target).await?.ask(Method::POST, &path, None).await?;
+    if target.json {
+        print::json(&answer);
+    } else {
+        print::line(&format!("{device} is shut out ({} certificates revoked)", answer["revoked"]));
+    }
+    Ok(())
+}
+
 async fn login(name: &str, target: &Target) -> Result<()> {
     let client = Client::anonymous(target)?;
     let password = terminal::password(&format!("password of {name} at {}", client.server))?;
@@ -294,10 +296,32 @@ async fn orders(
         return Ok(());
     }
     let [store, device] = filter;
-    let parameters =
-        [store, device, ("after", after.map(|after| after.to_string())), ("limit", Some(limit.to_string()))];
     let columns = &["position", "received_at", "device", "seq", "key", "order_no", "udl", "sha256"];
-    page(target, &with_query("/api/v1/orders", &parameters), ("orders", columns)).await
+    let client = Client::find(target).await?;
+    let (mut rows, mut next) = (Vec::new(), after);
+    loop {
+        let wanted = limit.saturating_sub(rows.len() as u64).min(1000);
+        let (after, wanted) = (next.map(|after| after.to_string()), Some(wanted.to_string()));
+        let parameters = [store.clone(), device.clone(), ("after", after), ("limit", wanted)];
+        let mut answer = client.get(&with_query("/api/v1/orders", &parameters)).await?;
+        match answer["orders"].take() {
+            Value::Array(page) => rows.extend(page),
+            _ => bail!("the server's answer has no orders"),
+        }
+        next = answer["next"].as_i64();
+        if next.is_none() || rows.len() as u64 >= limit {
+            break;
+        }
+    }
+    if target.json {
+        print::json(&json!({"orders": rows, "next": next}));
+        return Ok(());
+    }
+    print::table(&rows, columns);
+    if let Some(next) = next {
+        eprintln!("there are more: --after {next}");
+    }
+    Ok(())
 }
 
 async fn run_routes(routes: Routes) -> Result<()> {

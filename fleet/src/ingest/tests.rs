@@ -3,9 +3,12 @@
 //! Every story is told with the broker inside the fleet and with Mosquitto (skipped, loudly, where there is none), and on
 //! PostgreSQL as well when `SAMOVAR_TEST_POSTGRES` names a server.
 
+mod brokers;
+mod guarded;
+
 use super::entity::{device_desired, device_event, device_metric, device_status};
 use super::*;
-use crate::db::entity::{certificate, device, route_table};
+use crate::db::entity::{device, route_table};
 use crate::pki::secrets::SigningKeys;
 use rumqttc::Transport;
 use rumqttc::v5::mqttbytes::QoS;
@@ -23,6 +26,10 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::Ordering;
 use tokio::sync::mpsc::Receiver;
 use tokio::time::{Instant, sleep};
+
+use guarded::{
+    a_revoked_device_is_not_listened_to_and_told_nothing, events_that_overtake_each_other_are_all_stored,
+};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 const POS: &str = "POS-1";
@@ -563,162 +570,4 @@ async fn a_device_activated_anew_starts_from_nothing(world: World) {
     assert_eq!(world.events().await, 12);
     until("the new run", async || world.status().await.is_some_and(|row| row.online && row.epoch == 1)).await;
     new.die().await;
-}
-
-async fn events_that_overtake_each_other_are_all_stored(world: World) {
-    let mut pos = Device::connect(&world, POS, 1).await;
-    pos.events_kept(102..=102, 100).await;
-    pos.acknowledged(99).await;
-    pos.events_kept(100..=101, 100).await;
-    pos.acknowledged(102).await;
-    assert_eq!(world.events().await, 3);
-    // Another server was told that nothing below 200 is kept any more, while 150 was still on its way here.
-    pos.events_kept(200..=200, 200).await;
-    pos.acknowledged(200).await;
-    pos.events_kept(150..=150, 150).await;
-    until("the late event", async || world.events().await == 5).await;
-    pos.die().await;
-}
-
-async fn a_revoked_device_is_not_listened_to_and_told_nothing(world: World) {
-    let mut pos = Device::connect(&world, POS, 1).await;
-    pos.birth(None, 0).await;
-    until("the birth", async || world.status().await.is_some_and(|row| row.online)).await;
-    let row = certificate::ActiveModel {
-        serial: Set("01".to_owned()),
-        device: Set(POS.to_owned()),
-        pem: Set(String::new()),
-        issued_at: Set(1),
-        not_after: Set(i64::MAX),
-        revoked_at: Set(None),
-    };
-    let write = world.database.write().await.unwrap();
-    certificate::Entity::insert(row).exec_without_returning(&*write).await.unwrap();
-    let revoked = crate::activation::revocation::revoke(&write, POS, crate::clock::now()).await.unwrap();
-    write.commit().await.unwrap();
-    assert_eq!((revoked, world.status().await.unwrap().online), (1, false));
-    pos.birth(None, 0).await;
-    pos.events(1..=1).await;
-    until("both to be dropped", async || world.ingest.counters().revoked.load(Ordering::Relaxed) == 2).await;
-    assert_eq!((world.events().await, world.status().await.unwrap().online), (0, false));
-    world.publish_table(1).await;
-    register(&world.database, "POS-2", 1).await;
-    world.publish_table(2).await;
-    let desired = || device_desired::Entity::find().all(world.database.read());
-    until("the table to be sent", async || !desired().await.unwrap().is_empty()).await;
-    assert!(desired().await.unwrap().iter().all(|row| row.device == "POS-2"));
-    pos.die().await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_broker_that_goes_away_and_comes_back_loses_nothing() {
-    let Some(mut world) = World::mosquitto().await else { return };
-    let mut pos = Device::connect(&world, POS, 1).await;
-    pos.events(1..=100).await;
-    pos.acknowledged(100).await;
-    let port = world.broker.fleet_url().port;
-    world.broker = Broker::Mosquitto(Mosquitto { child: Command::new("true").spawn().unwrap(), port });
-    until("the fleet to notice", async || !world.ingest.is_connected()).await;
-    pos.events(101..=200).await;
-    world.broker =
-        Broker::Mosquitto(Mosquitto::start(Mosquitto::path().unwrap(), world.dir.path(), port).await);
-    // rumqttc forgets what was queued when the session is gone; a device sends again what is not acknowledged.
-    until("the fleet to be back", async || world.ingest.is_connected()).await;
-    let mut waited = 0;
-    loop {
-        pos.events(101..=200).await;
-        let ack = timeout(Duration::from_secs(2), pos.next("dn/ack")).await;
-        if ack.is_ok_and(|ack| Ack::parse(&ack).unwrap().up_to == Some(200)) {
-            break;
-        }
-        waited += 1;
-        assert!(waited < 10, "never acknowledged");
-    }
-    assert_eq!(world.events().await, 200);
-    pos.die().await;
-}
-
-#[cfg(feature = "embedded-broker")]
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_fleet_that_starts_again_goes_on_where_it_was() {
-    let world = World::embedded().await;
-    let mut pos = Device::connect(&world, POS, 1).await;
-    pos.events(1..=100).await;
-    pos.acknowledged(100).await;
-    pos.die().await;
-    let World { broker, database, keys, tasks, dir, .. } = world;
-    tasks.stop(PATIENCE).await;
-    let Broker::Embedded { broker, .. } = broker else { return };
-    broker.stop(Duration::from_secs(5)).await.unwrap();
-    database.close().await;
-
-    // Another data directory: the broker has forgotten everything, sessions and retained messages included.
-    let fresh = tempfile::tempdir().unwrap();
-    let broker = Broker::embedded(fresh.path()).await;
-    let database = Database::open(&format!("sqlite://{}/fleet.db", dir.path().display())).await.unwrap();
-    let (ingest, tasks) = Ingest::start(&database, config(&broker, &keys)).unwrap();
-    let world = World { broker, database, keys, ingest, tasks, dir };
-    until("the fleet to be connected", async || world.ingest.is_connected()).await;
-    let mut pos = Device::connect(&world, POS, 2).await;
-    pos.birth(None, 0).await;
-    pos.events(51..=150).await;
-    pos.acknowledged(150).await;
-    assert_eq!(world.events().await, 150);
-    pos.die().await;
-}
-
-#[cfg(feature = "embedded-broker")]
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_refused_subscription_is_not_taken_for_a_connection() {
-    let dir = tempfile::tempdir().unwrap();
-    let broker = Broker::embedded(dir.path()).await;
-    let config = LinkConfig {
-        url: broker.fleet_url(),
-        client_id: "fleet.test".to_owned(),
-        filters: vec!["samovar/v1/another-environment/+/up/+".to_owned()],
-        tls: None,
-    };
-    let (link, _deliveries, _tasks) = Link::start(config).unwrap();
-    let end = Instant::now() + Duration::from_secs(2);
-    while Instant::now() < end {
-        assert!(!link.is_connected());
-        sleep(Duration::from_millis(20)).await;
-    }
-}
-
-#[cfg(feature = "embedded-broker")]
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_broker_that_asks_for_tls_and_a_password_is_served() {
-    let Some(program) = Mosquitto::path() else { return };
-    let (dir, port) = (tempfile::tempdir().unwrap(), free_port());
-    let authority = crate::broker::tests::Authority::new("test");
-    let files = authority.listener(dir.path());
-    let passwords = dir.path().join("passwords");
-    let made =
-        Command::new("mosquitto_passwd").args(["-c", "-b"]).arg(&passwords).args(["fleet", "p@ss"]).status();
-    assert!(made.unwrap().success());
-    let conf = format!(
-        "listener {port} 127.0.0.1\nallow_anonymous false\npassword_file {}\ncafile {}\ncertfile {}\nkeyfile {}\nuser root\n",
-        passwords.display(),
-        files.ca.display(),
-        files.cert.display(),
-        files.key.display()
-    );
-    std::fs::write(dir.path().join("mosquitto.conf"), conf).unwrap();
-    let child =
-        Command::new(program).arg("-c").arg(dir.path().join("mosquitto.conf")).stderr(Stdio::null()).spawn();
-    let _broker = Mosquitto { child: child.unwrap(), port };
-    let link = |login: &str| {
-        let config = LinkConfig {
-            url: format!("mqtts://{login}@127.0.0.1:{port}").parse().unwrap(),
-            client_id: "fleet.test".to_owned(),
-            filters: vec![ingest_filter("prod")],
-            tls: Some(Arc::new(crate::mqtt::client_tls(&files.ca).unwrap())),
-        };
-        Link::start(config).unwrap()
-    };
-    let (wrong, _deliveries, _tasks) = link("fleet:guess");
-    let (right, _deliveries_too, _tasks_too) = link("fleet:p%40ss");
-    until("the fleet to be connected", async || right.is_connected()).await;
-    assert!(!wrong.is_connected());
 }

@@ -284,7 +284,16 @@ async fn the_console_is_for_those_who_signed_in_and_leaving_needs_the_pages_own_
 
     fleet.store("US-0001").await;
     let browser = Browser::signed_in(&fleet).await;
+    let nowhere = browser.get("/console/nowhere/at/all").await;
+    assert_eq!(nowhere.status, StatusCode::NOT_FOUND);
+    assert!(nowhere.html.contains("There is no such page."), "{}", nowhere.html);
+    assert!(browser.get("/console?q=zzz").await.html.contains("No match."));
+    fleet.device("US-0001", "POS-SEARCHED").await;
+    assert!(browser.get("/console?q=SEARCHED").await.html.contains("/console/devices/POS-SEARCHED"));
+    let unheard = browser.get("/console/devices/POS-SEARCHED").await.html;
+    assert!(unheard.contains("not reported anything") && !unheard.contains("Nothing is wrong"), "{unheard}");
     let page = browser.get("/console").await;
+    assert!(!page.html.contains("tile critical"), "never heard of is not offline");
     assert!(page.html.contains("no MQTT broker"));
     let forged = browser.ask(Method::POST, "/console/sign-out", "csrf=guess").await;
     assert_eq!(forged.status, StatusCode::FORBIDDEN);
