@@ -165,6 +165,16 @@ fn a_token_kept_in_the_data_directory_gives_way_to_a_new_login_and_to_the_first_
 }
 
 #[test]
+fn a_server_of_an_unknown_authority_is_answered_with_what_to_do() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_server, run) = ready(dir.path(), &[]);
+    let https = run["https"].as_str().unwrap().replace("127.0.0.1", "localhost");
+    let output =
+        program().args(["store", "list", "--server", &https]).env("SAMOVAR_TOKEN", "x").output().unwrap();
+    assert!(!output.status.success() && text(&output).contains("--ca FILE"), "{}", text(&output));
+}
+
+#[test]
 fn the_command_line_does_what_the_contract_says() {
     let dir = tempfile::tempdir().unwrap();
     let home = tempfile::tempdir().unwrap();
