@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use crate::auth::lockout::Gate;
+use crate::auth::lockout::{Gate, LoginGate};
 use crate::config::Config;
 use crate::db::Database;
 use crate::ingest::Ingest;
@@ -30,7 +30,7 @@ pub struct Parts {
     /// What devices say, and what they should be.
     pub ingest: Ingest,
     /// Slows down password guessing.
-    pub logins: Gate,
+    pub logins: LoginGate,
     /// Slows down claim guessing.
     pub guesses: Gate,
     /// Order intake: its limits.

@@ -25,7 +25,7 @@ use tokio::task::JoinSet;
 
 use crate::app::{Addresses, App, Parts};
 use crate::auth::Role;
-use crate::auth::lockout::{Gate, Rule};
+use crate::auth::lockout::{Gate, LoginGate, Rule};
 use crate::auth::operators::{self, AddError};
 use crate::auth::password::PasswordError;
 use crate::clock;
@@ -104,6 +104,7 @@ impl StartError {
             Self::Secrets(
                 SecretsError::Differs { .. } | SecretsError::Pki(_) | SecretsError::Read { .. },
             ) => 2,
+            Self::Database(DatabaseError::UnknownKind) => 2,
             Self::InUse { .. } => 3,
             Self::Directory { .. }
             | Self::Database(_)
@@ -179,7 +180,7 @@ pub async fn start(config: Config, dir: &Path) -> Result<Running, StartError> {
     let first_admin = first_admin(&database, dir).await?;
     let app = App::new(Parts {
         intake: Intake::new(&config.intake),
-        logins: Gate::new(Rule::LOGIN),
+        logins: LoginGate::default(),
         guesses: Gate::new(Rule::claims(config.activation.guesses)),
         metrics: Metrics::default(),
         config,

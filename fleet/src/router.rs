@@ -22,7 +22,7 @@ use crate::problem::Failure;
 use crate::server::limits;
 
 /// The largest body of an API or activation request.
-const BODY: usize = 2 * 1024 * 1024;
+pub(crate) const BODY: usize = 2 * 1024 * 1024;
 
 #[derive(utoipa::OpenApi)]
 #[openapi(info(
@@ -64,6 +64,7 @@ pub fn assemble(app: &App, pages: Router<App>) -> Router {
         .route("/metrics", get(metrics))
         .fallback(limits::no_such_path)
         .method_not_allowed_fallback(limits::no_such_method)
+        .layer(from_fn(limits::no_nul))
         .layer(from_fn(limits::problems))
         .layer(DefaultBodyLimit::max(BODY))
         .layer(from_fn_with_state(app.clone(), limits::deadline))

@@ -1,5 +1,6 @@
 //! Claims in the database: making them and using them up.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use samovar_wire::activation::ClaimRequest;
@@ -10,6 +11,7 @@ use sea_orm::sea_query::OnConflict;
 use sea_orm::{ColumnTrait as _, EntityTrait as _, QueryFilter as _, sea_query::Expr};
 
 use super::code::ClaimCode;
+use super::revocation;
 use crate::audit;
 use crate::db::entity::{certificate, claim, device, store};
 use crate::db::{Database, DatabaseError, Write};
@@ -183,7 +185,10 @@ pub async fn consume(
         .exec(&*write)
         .await?;
     record_device(&write, &who, request, now).await?;
-    let detail = format!("store {}, class {}, certificate {}", who.store, who.class, issued.serial);
+    // There is one machine of a name: the one before it, stolen or replaced, is let in no more.
+    let replaced = revocation::revoke_but(&write, who.device.as_str(), &issued.serial, now).await?;
+    let (store, class, serial) = (&who.store, &who.class, &issued.serial);
+    let detail = format!("store {store}, class {class}, certificate {serial} replaces {replaced}");
     audit::record(&write, now, &found.created_by, ("device.activate", who.device.as_str()), detail).await?;
     write.commit().await?;
     Ok(Activated { certificate: issued.pem, ..who })
@@ -214,7 +219,11 @@ async fn repeat(
         (None, _) if !alive => Err(UseError::Expired),
         (Some(used), Some(serial)) if alive && used == key => {
             let stored = certificate::Entity::find_by_id(serial).one(&**write).await?;
-            let certificate = stored.ok_or(UseError::Gone("certificate"))?.pem;
+            let stored = stored.ok_or(UseError::Gone("certificate"))?;
+            if stored.revoked_at.is_some() {
+                return Err(UseError::Used);
+            }
+            let certificate = stored.pem;
             Ok(Activated { certificate, repeated: true, ..identity(write, found).await? })
         }
         _ => Err(UseError::Used),
@@ -234,18 +243,24 @@ async fn identity(write: &Write, found: &claim::Model) -> Result<Activated, UseE
     })
 }
 
+/// What a machine says of itself, as much as is worth keeping: no machine is turned away for saying more.
+fn described(hardware: &BTreeMap<String, String>) -> BTreeMap<String, String> {
+    let cut = |text: &str, most: usize| text.chars().filter(|c| !c.is_control()).take(most).collect();
+    hardware.iter().take(64).map(|(name, value)| (cut(name, 64), cut(value, 256))).collect()
+}
+
 async fn record_device(
     write: &Write,
     who: &Activated,
     request: &ClaimRequest,
     now: Timestamp,
 ) -> Result<(), UseError> {
-    let hardware = serde_json::to_string(&request.hardware).unwrap_or_default();
+    let hardware = serde_json::to_string(&described(&request.hardware)).unwrap_or_default();
     let row = device::ActiveModel {
         id: Set(who.device.to_string()),
         store: Set(who.store.to_string()),
         class: Set(who.class.to_string()),
-        hardware: Set((!request.hardware.is_empty() && hardware.len() <= 16 * 1024).then_some(hardware)),
+        hardware: Set((!request.hardware.is_empty()).then_some(hardware)),
         activated_at: Set(now.millis()),
         created_at: Set(now.millis()),
     };
@@ -256,4 +271,17 @@ async fn record_device(
         .exec_without_returning(&**write)
         .await?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_description_of_hardware_is_kept_in_part() {
+        let told: BTreeMap<_, _> =
+            (0..100).map(|number| (format!("key {number:03}"), "x\u{7}".repeat(500))).collect();
+        let kept = described(&told);
+        assert_eq!((kept.len(), kept["key 000"].len()), (64, 256));
+    }
 }

@@ -68,6 +68,7 @@ async fn claim(
         Ok(activated) => {
             if !activated.repeated {
                 count(&app.metrics.activations);
+                app.ingest.revoked(&activated.device, activated.store.as_str());
                 tracing::info!(device = %activated.device, store = %activated.store, "device activated");
             }
             Ok((StatusCode::CREATED, Json(answer(&app, activated).await?)).into_response())

@@ -5,7 +5,7 @@
 //! (nothing) ─────► open ─────────────────────────────► used by K ──┐ POST, key K, before the end: the same answer
 //!                   │ time                                 ▲──────┘
 //!                   ▼                                      │ POST, other key, or after the end: 409
-//!                 expired ──► POST: 410
+//!                 expired ──► POST: 410          its certificate revoked: 409
 //! ```
 //!
 //! Promises: a code works once; the claim is consumed, the device recorded and the certificate stored in one
@@ -16,3 +16,4 @@
 pub mod claims;
 pub mod code;
 pub mod handlers;
+pub mod revocation;

@@ -7,7 +7,6 @@ use axum::Json;
 use axum::extract::{Path, Query, State};
 use http::StatusCode;
 use samovar_wire::Timestamp;
-use sea_orm::sea_query::Expr;
 use sea_orm::{ColumnTrait as _, EntityTrait as _, QueryFilter as _, QueryOrder as _, QuerySelect as _};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
@@ -15,6 +14,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::Page;
+use crate::activation::revocation;
 use crate::app::App;
 use crate::auth::{Operator, Role};
 use crate::db::entity::{certificate, device, store};
@@ -126,19 +126,16 @@ async fn revoke(
     operator.needs(Role::Netops)?;
     let now = clock::now();
     let write = app.database.write().await?;
-    if device::Entity::find_by_id(&id).one(&*write).await?.is_none() {
+    let Some(found) = device::Entity::find_by_id(&id).one(&*write).await? else {
         return Err(Failure::not_found(format!("there is no device {id}")));
-    }
-    let revoked = certificate::Entity::update_many()
-        .col_expr(certificate::Column::RevokedAt, Expr::value(now.millis()))
-        .filter(certificate::Column::Device.eq(&id))
-        .filter(certificate::Column::RevokedAt.is_null())
-        .exec(&*write)
-        .await?
-        .rows_affected;
+    };
+    let revoked = revocation::revoke(&write, &id, now).await?;
     audit::record(&write, now, &operator.name, ("device.revoke", &id), format!("{revoked} certificates"))
         .await?;
     write.commit().await?;
+    if let Ok(device) = found.id.parse() {
+        app.ingest.revoked(&device, &found.store);
+    }
     Ok((StatusCode::OK, Json(Revoked { revoked })))
 }
 

@@ -8,10 +8,12 @@ use axum::Json;
 use axum::extract::{Path, Query, State};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use futures_util::Stream;
+use http::{HeaderMap, StatusCode};
 use samovar_wire::Timestamp;
 use sea_orm::{ColumnTrait as _, EntityTrait as _, QueryFilter as _, QueryOrder as _, QuerySelect as _};
 use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast::error::RecvError;
+use tokio::time::MissedTickBehavior;
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -22,6 +24,9 @@ use crate::db::entity::device;
 use crate::ingest::Change;
 use crate::ingest::entity::device_event;
 use crate::problem::Failure;
+
+/// How often a stream asks whether its reader is still signed in.
+const CHECK: Duration = Duration::from_secs(3);
 
 pub(super) fn router() -> OpenApiRouter<App> {
     OpenApiRouter::new().routes(routes!(events)).routes(routes!(changes))
@@ -131,23 +136,35 @@ impl Watched {
 async fn changes(
     State(app): State<App>,
     _operator: Operator,
+    headers: HeaderMap,
     Query(watched): Query<Watched>,
 ) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
     // The first word lets a reader know that from here on nothing is missed.
     let first =
         futures_util::stream::once(std::future::ready(Ok(Event::default().event("resync").data("{}"))));
-    let rest =
-        futures_util::stream::unfold((app.ingest.changes(), watched), async |(mut changes, watched)| {
-            loop {
-                let event = match changes.recv().await {
-                    Ok(change) if watched.wants(&change) => told(&change),
-                    Ok(_) => continue,
-                    Err(RecvError::Lagged(_)) => Event::default().event("resync").data("{}"),
-                    Err(RecvError::Closed) => return None,
-                };
-                return Some((Ok(event), (changes, watched)));
-            }
-        });
+    let mut check = tokio::time::interval(CHECK);
+    check.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let state = (app.ingest.changes(), check, watched, app, headers);
+    let rest = futures_util::stream::unfold(state, async |mut state| {
+        let (changes, check, watched, app, headers) = &mut state;
+        loop {
+            let change = tokio::select! {
+                change = changes.recv() => change,
+                _ = check.tick() => match Operator::of(headers, app).await {
+                    Err(failure) if failure.problem().status == StatusCode::UNAUTHORIZED.as_u16() => return None,
+                    // A database that is away says nothing about the session.
+                    _ => continue,
+                },
+            };
+            let event = match change {
+                Ok(change) if watched.wants(&change) => told(&change),
+                Ok(_) => continue,
+                Err(RecvError::Lagged(_)) => Event::default().event("resync").data("{}"),
+                Err(RecvError::Closed) => return None,
+            };
+            return Some((Ok(event), state));
+        }
+    });
     let stream = futures_util::StreamExt::chain(first, rest);
     Sse::new(stream).keep_alive(KeepAlive::new().interval(Duration::from_secs(20)))
 }

@@ -17,6 +17,7 @@ use crate::app::App;
 use crate::auth::{Operator, Role};
 use crate::db::entity::store;
 use crate::problem::{Failure, chain};
+use crate::routes::published;
 use crate::{audit, clock};
 
 pub(super) fn router() -> OpenApiRouter<App> {
@@ -31,6 +32,9 @@ struct StoreView {
     country: String,
     name: String,
     created_at: String,
+    /// Something that its orders will suffer from; absent when all is well.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    warning: Option<String>,
 }
 
 /// Stores, by identifier.
@@ -103,8 +107,9 @@ async fn add(
     operator.needs(Role::Netops)?;
     let id: StoreId = new.id.parse().map_err(|error| Failure::malformed(format!("{error}")))?;
     let country: Country = new.country.parse().map_err(|error| Failure::malformed(format!("{error}")))?;
-    if new.name.chars().count() > 200 || new.name.contains('\0') {
-        return Err(Failure::malformed("a name has at most 200 characters"));
+    if !is_name(&new.name) {
+        let detail = "a name has 1 to 100 visible characters, and none that change the direction of writing";
+        return Err(Failure::malformed(detail));
     }
     let now = clock::now();
     let row = store::Model {
@@ -134,10 +139,39 @@ async fn add(
     if let Err(error) = crate::routes::starter::refresh(&app, now).await {
         tracing::error!(error = %chain(&error), "the starter route table was not re-issued");
     }
-    Ok((StatusCode::CREATED, Json(view(row))))
+    let mut added = view(row);
+    if !published::serves(&app.database, &country).await? {
+        added.warning =
+            Some(format!("the route table in force has no country {country}: orders of this store are held"));
+    }
+    Ok((StatusCode::CREATED, Json(added)))
+}
+
+/// A name as people read it; none at all is fine.
+fn is_name(name: &str) -> bool {
+    let hidden = |c: char| {
+        c.is_control()
+            || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
+    };
+    name.is_empty() || (name.chars().count() <= 100 && !name.contains(hidden) && !name.trim().is_empty())
 }
 
 fn view(row: store::Model) -> StoreView {
     let created_at = Timestamp::from_millis(row.created_at).to_string();
-    StoreView { id: row.id, country: row.country, name: row.name, created_at }
+    StoreView { id: row.id, country: row.country, name: row.name, created_at, warning: None }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_name;
+
+    #[test]
+    fn names_are_what_people_read() {
+        for good in ["", "Main street", "静安寺店", &"x".repeat(100)] {
+            assert!(is_name(good), "{good}");
+        }
+        for bad in [" ", "a\nb", "a\u{202e}b", "\u{200b}", &"x".repeat(101)] {
+            assert!(!is_name(bad), "{bad:?}");
+        }
+    }
 }

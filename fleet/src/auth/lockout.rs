@@ -35,6 +35,14 @@ impl Rule {
         forget_after: Duration::from_hours(1),
     };
 
+    /// For passwords of one name from anywhere. Short, so that nobody keeps the owner out by failing in their name.
+    pub const LOGIN_ANYWHERE: Self = Self {
+        free: 100,
+        first_wait: Duration::from_secs(1),
+        longest_wait: Duration::from_secs(10),
+        forget_after: Duration::from_hours(1),
+    };
+
     /// For claim codes.
     #[must_use]
     pub const fn claims(free: u32) -> Self {
@@ -143,9 +151,67 @@ impl Gate {
     }
 }
 
+/// Password guessing slowed down: for a name at an address and for the address, hard; for a name from anywhere, gently.
+/// An address is the one that connects: behind a proxy that is the proxy's, and everybody there shares its waits.
+#[derive(Debug)]
+pub struct LoginGate {
+    near: Gate,
+    anywhere: Gate,
+}
+
+impl Default for LoginGate {
+    fn default() -> Self {
+        Self { near: Gate::new(Rule::LOGIN), anywhere: Gate::new(Rule::LOGIN_ANYWHERE) }
+    }
+}
+
+impl LoginGate {
+    /// How long this one has to wait.
+    #[must_use]
+    pub fn wait(&self, name: &str, address: &str, now: Timestamp) -> Duration {
+        let (pair, address) = Self::subjects(name, address);
+        self.near.wait(&[&pair, &address], now).max(self.anywhere.wait(&[name], now))
+    }
+
+    /// A try failed.
+    pub fn failed(&self, name: &str, address: &str, now: Timestamp) {
+        let (pair, address) = Self::subjects(name, address);
+        self.near.failed(&[&pair, &address], now);
+        self.anywhere.failed(&[name], now);
+    }
+
+    /// A try succeeded.
+    pub fn succeeded(&self, name: &str, address: &str) {
+        self.near.succeeded(&Self::subjects(name, address).0);
+    }
+
+    fn subjects(name: &str, address: &str) -> (String, String) {
+        (format!("name {name} at {address}"), format!("address {address}"))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn failing_in_somebodys_name_does_not_keep_them_out_elsewhere() {
+        let gate = LoginGate::default();
+        for _ in 0..40 {
+            gate.failed("ann", "203.0.113.9", at(0));
+        }
+        assert_eq!(gate.wait("ann", "203.0.113.9", at(0)), Duration::from_mins(15));
+        assert_eq!(gate.wait("ann", "198.51.100.1", at(0)), Duration::ZERO);
+        for number in 0..200 {
+            gate.failed("ann", &format!("10.0.0.{number}"), at(0));
+        }
+        assert_eq!(
+            gate.wait("ann", "198.51.100.1", at(0)),
+            Duration::from_secs(10),
+            "a ceiling from anywhere"
+        );
+        assert_eq!(gate.wait("bob", "198.51.100.1", at(0)), Duration::ZERO);
+    }
 
     fn at(seconds: i64) -> Timestamp {
         Timestamp::from_millis(1_000_000_000_000 + seconds * 1000)

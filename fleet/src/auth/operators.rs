@@ -7,7 +7,7 @@ use sea_orm::ActiveValue::Set;
 use sea_orm::sea_query::{Expr, OnConflict};
 use sea_orm::{ColumnTrait as _, EntityTrait as _, QueryFilter as _};
 
-use super::lockout::Gate;
+use super::lockout::LoginGate;
 use super::password::{self, PasswordError};
 use super::session::{self, Kind, Opened, SessionError};
 use super::{Role, role_name, role_of};
@@ -64,15 +64,13 @@ pub enum AddError {
 /// [`LoginError`].
 pub async fn log_in(
     database: &Database,
-    gate: &Gate,
+    gate: &LoginGate,
     (name, password): (&str, String),
     address: &str,
     (kind, lasting): (Kind, Duration),
     now: Timestamp,
 ) -> Result<(Opened, Role), LoginError> {
-    let subjects = [format!("name {name}"), format!("address {address}")];
-    let subjects = [subjects[0].as_str(), subjects[1].as_str()];
-    let wait = gate.wait(&subjects, now);
+    let wait = gate.wait(name, address, now);
     if !wait.is_zero() {
         return Err(LoginError::Wait { wait });
     }
@@ -82,11 +80,27 @@ pub async fn log_in(
     let right = password::matches(password, found.as_ref().map(|found| found.password_hash.clone())).await?;
     let role = found.as_ref().and_then(|found| role_of(&found.role));
     let (true, Some(role)) = (right, role) else {
-        gate.failed(&subjects, now);
+        gate.failed(name, address, now);
+        note_failure(database, name, address, now).await?;
         return Err(LoginError::Wrong);
     };
-    gate.succeeded(subjects[0]);
+    gate.succeeded(name, address);
     Ok((session::open(database, name, kind, lasting, now).await?, role))
+}
+
+/// Waiting bounds how many of these there are.
+async fn note_failure(
+    database: &Database,
+    name: &str,
+    address: &str,
+    now: Timestamp,
+) -> Result<(), DatabaseError> {
+    // The name is whatever a stranger typed.
+    let name: String = name.chars().filter(|c| !c.is_control()).take(64).collect();
+    let write = database.write().await?;
+    let actor = format!("address {address}");
+    audit::record(&write, now, &actor, ("operator.login-failed", &name), "wrong name or password").await?;
+    write.commit().await
 }
 
 /// Adds an operator.

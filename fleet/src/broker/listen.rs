@@ -30,13 +30,14 @@ pub(super) struct Opened {
     pub(super) server: MqttServer,
     pub(super) tls: Option<SocketAddr>,
     pub(super) plain: SocketAddr,
+    pub(super) context: ServerContext,
 }
 
 /// Opens the stores, installs the access rules and binds the listeners. Accepts nobody yet.
 pub(super) async fn open(config: &BrokerConfig, gatekeeper: &Gatekeeper) -> Result<Opened, BrokerError> {
     let context = open_context(&config.data_dir).await?;
     install(&context, gatekeeper).await;
-    let mut builder = MqttServer::new(context);
+    let mut builder = MqttServer::new(context.clone());
     let (plain, listener) = bind(plain_builder(config.plain_listen))?;
     let listener = listener.tcp().map_err(|e| BrokerError::Bind { addr: plain, source: e.into() })?;
     builder = builder.listener_by_id(listener, PLAIN);
@@ -46,7 +47,7 @@ pub(super) async fn open(config: &BrokerConfig, gatekeeper: &Gatekeeper) -> Resu
         builder = with_tls;
         tls = Some(addr);
     }
-    Ok(Opened { server: builder.build(), tls, plain })
+    Ok(Opened { server: builder.build(), tls, plain, context })
 }
 
 fn add_tls(

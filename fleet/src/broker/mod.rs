@@ -15,6 +15,7 @@
 
 mod access;
 mod admission;
+mod cut;
 mod hooks;
 mod listen;
 #[cfg(test)]
@@ -22,6 +23,7 @@ pub(crate) mod tests;
 
 pub use access::FLEET_CLIENT_PREFIX;
 pub use admission::{Admission, Question};
+pub use cut::Cutter;
 
 use hooks::Gatekeeper;
 use ring::rand::{SecureRandom, SystemRandom};
@@ -133,6 +135,7 @@ pub struct Running {
     tls: Option<SocketAddr>,
     plain: SocketAddr,
     password: String,
+    cutter: Cutter,
 }
 
 impl fmt::Debug for Running {
@@ -163,13 +166,14 @@ impl Broker {
                         tracing::error!(%error, "the broker ended");
                     }
                 });
-                Ok::<_, BrokerError>((opened.tls, opened.plain, accepting.abort_handle()))
+                let cutter = Cutter::new(tokio::runtime::Handle::current(), opened.context);
+                Ok::<_, BrokerError>((opened.tls, opened.plain, accepting.abort_handle(), cutter))
             })
             .await
             .map_err(|_| BrokerError::Died)?;
-        let (tls, plain, accepting) = opened?;
+        let (tls, plain, accepting, cutter) = opened?;
         tracing::info!(?tls, %plain, "MQTT broker listening");
-        Ok(Running { runtime, accepting, tls, plain, password })
+        Ok(Running { runtime, accepting, tls, plain, password, cutter })
     }
 }
 
@@ -178,6 +182,12 @@ impl Running {
     #[must_use]
     pub fn tls_addr(&self) -> Option<SocketAddr> {
         self.tls
+    }
+
+    /// What ends the connections of devices.
+    #[must_use]
+    pub fn cutter(&self) -> Cutter {
+        self.cutter.clone()
     }
 
     /// Where the fleet's own client connects.

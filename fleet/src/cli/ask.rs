@@ -51,6 +51,9 @@ pub(super) enum Ask {
         #[command(flatten)]
         target: Target,
     },
+    /// One device
+    #[command(subcommand)]
+    Device(Device),
     /// Orders that the intake has
     Orders {
         /// One order by its id, with its body
@@ -84,6 +87,17 @@ pub(super) enum Ask {
         /// How many at most
         #[arg(long, default_value_t = 100)]
         limit: u64,
+        #[command(flatten)]
+        target: Target,
+    },
+}
+
+#[derive(Subcommand)]
+pub(super) enum Device {
+    /// Revoke its certificates: it is cut off and let in no more until it is activated anew
+    Revoke {
+        /// Which
+        device: String,
         #[command(flatten)]
         target: Target,
     },
@@ -194,6 +208,7 @@ pub(super) async fn run(ask: Ask) -> Result<()> {
             &target,
             &Client::find(&target).await?.get(&format!("/api/v1/devices/{}", encode(&device))).await?,
         ),
+        Ask::Device(Device::Revoke { device, target }) => revoke(&device, &target).await,
         Ask::Devices { store, target, .. } => {
             let columns = &[
                 "id",
@@ -201,6 +216,7 @@ pub(super) async fn run(ask: Ask) -> Result<()> {
                 "country",
                 "class",
                 "online",
+                "revoked",
                 "since",
                 "line",
                 "origin.origin",
@@ -211,10 +227,10 @@ pub(super) async fn run(ask: Ask) -> Result<()> {
             ][..];
             list(&target, "/api/v1/devices", &[("store", store)], ("devices", columns)).await
         }
-        Ask::Orders { id: Some(id), target, .. } => show(
-            &target,
-            &Client::find(&target).await?.get(&format!("/api/v1/orders/{}", encode(&id))).await?,
-        ),
+        Ask::Orders { id: Some(id), device, target, .. } => {
+            let path = with_query(&format!("/api/v1/orders/{}", encode(&id)), &[("device", device)]);
+            show(&target, &Client::find(&target).await?.get(&path).await?)
+        }
         Ask::Orders { store, device, after, limit, count, target, .. } => {
             orders(&target, (store, device), after, limit, count).await
         }
@@ -232,6 +248,17 @@ pub(super) async fn run(ask: Ask) -> Result<()> {
     }
 }
 
+async fn revoke(device: &str, target: &Target) -> Result<()> {
+    let path = format!("/api/v1/devices/{}/revoke", encode(device));
+    let answer = Client::find(target).await?.ask(Method::POST, &path, None).await?;
+    if target.json {
+        print::json(&answer);
+    } else {
+        print::line(&format!("{device} is shut out ({} certificates revoked)", answer["revoked"]));
+    }
+    Ok(())
+}
+
 async fn login(name: &str, target: &Target) -> Result<()> {
     let client = Client::anonymous(target)?;
     let password = terminal::password(&format!("password of {name} at {}", client.server))?;
@@ -245,7 +272,10 @@ async fn login(name: &str, target: &Target) -> Result<()> {
     } else {
         print::line(&format!("logged in as {name} ({}) until {}", text("role")?, login.expires_at));
     }
-    logins::keep(&client.server, login)
+    match &target.data {
+        Some(dir) => logins::keep_in_data(dir, &login),
+        None => logins::keep(&client.server, login),
+    }
 }
 
 async fn orders(
@@ -266,10 +296,32 @@ async fn orders(
         return Ok(());
     }
     let [store, device] = filter;
-    let parameters =
-        [store, device, ("after", after.map(|after| after.to_string())), ("limit", Some(limit.to_string()))];
     let columns = &["position", "received_at", "device", "seq", "key", "order_no", "udl", "sha256"];
-    page(target, &with_query("/api/v1/orders", &parameters), ("orders", columns)).await
+    let client = Client::find(target).await?;
+    let (mut rows, mut next) = (Vec::new(), after);
+    loop {
+        let wanted = limit.saturating_sub(rows.len() as u64).min(1000);
+        let (after, wanted) = (next.map(|after| after.to_string()), Some(wanted.to_string()));
+        let parameters = [store.clone(), device.clone(), ("after", after), ("limit", wanted)];
+        let mut answer = client.get(&with_query("/api/v1/orders", &parameters)).await?;
+        match answer["orders"].take() {
+            Value::Array(page) => rows.extend(page),
+            _ => bail!("the server's answer has no orders"),
+        }
+        next = answer["next"].as_i64();
+        if next.is_none() || rows.len() as u64 >= limit {
+            break;
+        }
+    }
+    if target.json {
+        print::json(&json!({"orders": rows, "next": next}));
+        return Ok(());
+    }
+    print::table(&rows, columns);
+    if let Some(next) = next {
+        eprintln!("there are more: --after {next}");
+    }
+    Ok(())
 }
 
 async fn run_routes(routes: Routes) -> Result<()> {

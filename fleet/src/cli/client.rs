@@ -21,7 +21,7 @@ pub(super) struct Target {
     server: Option<String>,
     /// On the server's own machine: its data directory, instead of --server
     #[arg(long, value_name = "DIR")]
-    data: Option<PathBuf>,
+    pub(super) data: Option<PathBuf>,
     /// The authority that the server's certificate is checked against (PEM) [env: SAMOVAR_CA]
     #[arg(long, value_name = "FILE")]
     ca: Option<PathBuf>,
@@ -91,19 +91,33 @@ impl Client {
     }
 
     async fn first_admins_token(&self, dir: &Path) -> Result<String> {
-        if let Some(login) = logins::of_first_admin(dir) {
+        if let Some(login) = logins::of_data(dir)
+            && self.opens(&login.token).await?
+        {
             return Ok(login.token);
         }
-        let (name, password) = first_admin(dir)?;
+        let hint = format!("log in: `samovar-fleet login --name YOU --data {}`", dir.display());
+        let (name, password) = first_admin(dir).with_context(|| hint.clone())?;
         let answer = self
             .log_in(&name, &password)
             .await
-            .context("the first admin's password does not open: log in")?;
+            .with_context(|| format!("the password in {}/admin.txt does not open; {hint}", dir.display()))?;
         let text =
             |field: &str| answer[field].as_str().map(str::to_owned).context("the answer is not a session");
         let login = logins::Login { name, token: text("token")?, expires_at: text("expires_at")? };
-        logins::keep_first_admin(dir, &login)?;
+        logins::keep_in_data(dir, &login)?;
         Ok(login.token)
+    }
+
+    /// Whether a session still stands: its operator may have been shut out, its database replaced.
+    async fn opens(&self, token: &str) -> Result<bool> {
+        let request = self.http.get(format!("{}/api/v1/me", self.server)).bearer_auth(token);
+        let response = request.send().await.with_context(|| self.silent())?;
+        Ok(response.status() != http::StatusCode::UNAUTHORIZED)
+    }
+
+    fn silent(&self) -> String {
+        format!("{} does not answer", self.server)
     }
 
     /// Asks for a session.
@@ -129,7 +143,7 @@ impl Client {
         if let Some(body) = body {
             request = request.header(http::header::CONTENT_TYPE, "application/json").body(body);
         }
-        let response = request.send().await.with_context(|| format!("{} does not answer", self.server))?;
+        let response = request.send().await.map_err(|error| self.unreachable(error))?;
         let status = response.status();
         let bytes =
             response.bytes().await.with_context(|| format!("{} broke off its answer", self.server))?;
@@ -147,6 +161,19 @@ impl Client {
             }
             _ => bail!("{} answered {status}", self.server),
         }
+    }
+}
+
+impl Client {
+    /// Says what to do about a certificate of an authority that nobody here knows.
+    fn unreachable(&self, error: reqwest::Error) -> anyhow::Error {
+        let unknown = crate::problem::chain(&error).contains("UnknownIssuer");
+        let error = anyhow::Error::new(error);
+        if unknown {
+            let hint = "its certificate is of an authority that is not known here: name it with --ca FILE or SAMOVAR_CA";
+            return error.context(format!("{}: {hint}", self.server));
+        }
+        error.context(self.silent())
     }
 }
 

@@ -43,19 +43,19 @@ impl Login {
     }
 }
 
-/// Where the first admin's token is kept, so that each command of a script does not pay for a password check.
+/// Where the token for `--data DIR` is kept, so that each command of a script does not pay for a password check.
 fn beside_password(data: &Path) -> PathBuf {
     data.join("admin-login.json")
 }
 
-/// The first admin's login kept in a data directory, if it can still be used.
-pub(super) fn of_first_admin(data: &Path) -> Option<Login> {
+/// The login kept in a data directory, if it has not ended.
+pub(super) fn of_data(data: &Path) -> Option<Login> {
     let kept: Login = serde_json::from_slice(&std::fs::read(beside_password(data)).ok()?).ok()?;
     kept.is_alive().then_some(kept)
 }
 
-/// Keeps the first admin's login in the data directory.
-pub(super) fn keep_first_admin(data: &Path, login: &Login) -> Result<()> {
+/// Keeps a login in a data directory, in place of the one before.
+pub(super) fn keep_in_data(data: &Path, login: &Login) -> Result<()> {
     Ok(replace_secret(&beside_password(data), &serde_json::to_vec_pretty(login)?)?)
 }
 

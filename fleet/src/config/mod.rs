@@ -121,8 +121,10 @@ impl Config {
         for set in sets {
             config = apply(&mut table, set)?;
         }
-        config.check()?;
-        Ok(config)
+        match config.check() {
+            Err(ConfigError::Value { key, message }) => Err(placed(file, key, message)),
+            checked => checked.map(|()| config),
+        }
     }
 
     fn check(&self) -> Result<(), ConfigError> {
@@ -140,11 +142,38 @@ fn read(path: &Path) -> Result<(toml::Table, Config), ConfigError> {
     let wrong = |error: toml::de::Error| ConfigError::File {
         path: path.to_owned(),
         line: error.span().map_or(1, |span| line_of(&text, span.start)),
-        message: error.message().to_owned(),
+        message: match error.span().and_then(|span| key_at(&text, span.start)) {
+            Some(key) if !error.message().contains('`') => format!("{key}: {}", error.message()),
+            _ => error.message().to_owned(),
+        },
     };
     let config = toml::from_str::<Config>(&text).map_err(wrong)?;
     let table = toml::from_str::<toml::Table>(&text).map_err(wrong)?;
     Ok((table, config))
+}
+
+/// Where a senseless value was written, if it was written in the file.
+fn placed(file: Option<&Path>, key: &'static str, message: String) -> ConfigError {
+    let text = file.and_then(|path| std::fs::read_to_string(path).ok()).unwrap_or_default();
+    let mut offset = 0;
+    for line in text.split_inclusive('\n') {
+        let begins = line.split_once('=').is_some() && key_at(&text, offset).as_deref() == Some(key);
+        if let Some(path) = file.filter(|_| begins) {
+            let (path, line) = (path.to_owned(), line_of(&text, offset));
+            return ConfigError::File { path, line, message: format!("{key}: {message}") };
+        }
+        offset += line.len();
+    }
+    ConfigError::Value { key, message }
+}
+
+/// The key whose line this is, such as `server.listen`.
+fn key_at(text: &str, offset: usize) -> Option<String> {
+    let end = text.get(offset..)?.find('\n').map_or(text.len(), |more| offset + more);
+    let (before, line) = text.get(..end)?.rsplit_once('\n').unwrap_or(("", text.get(..end)?));
+    let key = line.split_once('=')?.0.trim();
+    let section = before.lines().rev().find_map(|line| line.trim().strip_prefix('[')?.split(']').next());
+    Some(section.map_or_else(|| key.to_owned(), |section| format!("{}.{key}", section.trim())))
 }
 
 fn line_of(text: &str, offset: usize) -> usize {
@@ -216,6 +245,18 @@ mod tests {
         let message = Config::load(Some(&path), &[]).unwrap_err().to_string();
         assert!(message.contains("fleet.toml:3"), "{message}");
         assert!(message.contains("listne"), "{message}");
+    }
+
+    #[test]
+    fn a_value_of_the_wrong_type_or_without_sense_is_named_with_file_line_and_key() {
+        for (text, line) in [
+            ("[server]\nconnections = \"many\"\n", "fleet.toml:2: server.connections"),
+            ("[pki]\n\ndevice_days = 0\n", "fleet.toml:3: pki.device_days"),
+        ] {
+            let (_dir, path) = file(text);
+            let message = Config::load(Some(&path), &[]).unwrap_err().to_string();
+            assert!(message.contains(line), "{message}");
+        }
     }
 
     #[test]

@@ -38,6 +38,7 @@ pub fn router() -> Router<App> {
         .route("/console/", get(|| std::future::ready(Redirect::permanent("/console"))))
         .route("/console/stores/{id}", get(pages::store))
         .route("/console/devices/{id}", get(pages::device))
+        .route("/console/{*rest}", get(pages::nothing))
         .route("/console/sign-in", get(sign_in::form).post(sign_in::sign_in))
         .route("/console/sign-out", post(sign_in::sign_out))
         .route(

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use axum::extract::{Path, Query, State};
 use axum::response::{IntoResponse as _, Response};
 use http::StatusCode;
+use sea_orm::QueryTrait as _;
 use sea_orm::{
     ColumnTrait as _, Condition, EntityTrait as _, PaginatorTrait as _, QueryFilter as _, QueryOrder as _,
     QuerySelect as _,
@@ -36,6 +37,7 @@ struct OverviewPage {
     shell: Shell,
     totals: Totals,
     mqtt: (&'static str, &'static str),
+    unserved: Option<String>,
     q: String,
     first: bool,
     stores: Vec<StoreRow>,
@@ -65,6 +67,7 @@ struct DevicePage {
     counts: Vec<Count>,
     recorded: u64,
     conditions: Vec<ConditionRow>,
+    heard: bool,
     facts: Vec<Fact>,
     origins: Vec<OriginRow>,
     orders: Vec<OrderRow>,
@@ -113,7 +116,16 @@ pub(super) async fn overview(
     if !which.q.is_empty() {
         let matching = Condition::any()
             .add(store::Column::Id.contains(&which.q))
-            .add(store::Column::Name.contains(&which.q));
+            .add(store::Column::Name.contains(&which.q))
+            .add(
+                store::Column::Id.in_subquery(
+                    device::Entity::find()
+                        .select_only()
+                        .column(device::Column::Store)
+                        .filter(device::Column::Id.contains(&which.q))
+                        .into_query(),
+                ),
+            );
         query = query.filter(matching);
     }
     if !which.after.is_empty() {
@@ -137,6 +149,7 @@ pub(super) async fn overview(
         shell: visitor.shell(String::new()),
         totals: totals(&app).await?,
         mqtt: mqtt(&app, &visitor),
+        unserved: unserved(&app, &visitor).await?,
         q: which.q,
         first: which.after.is_empty(),
         stores,
@@ -189,6 +202,7 @@ pub(super) async fn device(
         counts: lens.orders(&detail.live, &["accepted", "pending", "held", "quarantined", "settled"]),
         recorded: order::Entity::find().filter(filter.clone()).count(app.database.read()).await?,
         conditions: lens.conditions(&detail.live),
+        heard: !detail.state.is_null(),
         facts: lens.facts(&detail, in_force, certificate),
         origins: lens.origins(&detail.state),
         orders: latest_orders(&app, filter).await?,
@@ -199,6 +213,11 @@ pub(super) async fn device(
         store: found.store,
     };
     Ok(page(StatusCode::OK, &template, visitor.speech.cookie))
+}
+
+/// What no other page answers below `/console`.
+pub(super) async fn nothing(visitor: Visitor) -> Response {
+    missing(&visitor, visitor.speech.language.words().no_page)
 }
 
 fn missing(visitor: &Visitor, text: &'static str) -> Response {
@@ -266,13 +285,22 @@ async fn totals(app: &App) -> Result<Totals, DatabaseError> {
     let devices = device::Entity::find().count(database).await?;
     let online =
         device_status::Entity::find().filter(device_status::Column::Online.eq(true)).count(database).await?;
+    // Devices that were never heard of are not there yet; that is no alarm.
+    let heard =
+        device_status::Entity::find().filter(device_status::Column::LastSeen.gt(0)).count(database).await?;
     Ok(Totals {
         stores: store::Entity::find().count(database).await?,
         devices,
         online,
-        offline: devices.saturating_sub(online),
+        offline: heard.saturating_sub(online),
         orders: order::Entity::find().count(database).await?,
     })
+}
+
+async fn unserved(app: &App, visitor: &Visitor) -> Result<Option<String>, DatabaseError> {
+    let countries = published::unserved(&app.database).await?;
+    let form = visitor.speech.language.words().unserved;
+    Ok((!countries.is_empty()).then(|| form.replacen("{}", &countries.join(", "), 1)))
 }
 
 fn mqtt(app: &App, visitor: &Visitor) -> (&'static str, &'static str) {

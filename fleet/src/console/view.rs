@@ -128,6 +128,9 @@ impl Lens {
 
     pub(super) fn presence(self, live: &Live) -> Presence {
         let words = self.words();
+        if live.revoked {
+            return Presence { kind: "off", word: words.revoked, since: String::new() };
+        }
         let (kind, word) = match (&live.last_seen, live.online) {
             (None, _) => ("none", words.never_seen),
             (Some(_), true) => ("on", words.online),
@@ -199,6 +202,8 @@ impl Lens {
     ) -> Vec<Fact> {
         let (words, live) = (self.words(), &found.live);
         let line = match live.line.as_str() {
+            // What it said before it fell silent says nothing of now.
+            _ if !live.online => (words.unknown, ""),
             "up" => (words.line_up, "good"),
             "down" => (words.line_down, "critical"),
             _ => (words.unknown, ""),

@@ -46,11 +46,16 @@ words! {
     events: "Events", "事件";
     online: "online", "在线";
     offline: "offline", "离线";
+    revoked: "revoked", "已吊销";
     never_seen: "never heard of", "从未上线";
     connected: "MQTT connected", "MQTT 已连接";
     disconnected: "MQTT disconnected: what is shown may be old", "MQTT 未连接：显示内容可能已过时";
     no_broker: "no MQTT broker", "未配置 MQTT";
-    search: "Search stores", "搜索门店";
+    unserved: "The route table in force has no route for: {}", "现行路由表未包含：{}";
+    no_match: "No match.", "无匹配结果。";
+    not_heard: "It has not reported anything yet.", "尚未上报任何信息。";
+    no_page: "There is no such page.", "没有该页面。";
+    search: "Search stores and devices", "搜索门店和设备";
     find: "Search", "搜索";
     nothing_found: "Nothing here yet.", "暂无内容。";
     no_devices: "No device has been activated in this store.", "该门店尚无已激活设备。";

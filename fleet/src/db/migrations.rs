@@ -14,7 +14,8 @@ pub(super) struct Migrator;
 #[async_trait::async_trait]
 impl MigratorTrait for Migrator {
     fn migrations() -> Vec<Box<dyn MigrationTrait>> {
-        vec![Box::new(M0001Start), Box::new(crate::ingest::schema::M0002Devices)]
+        use crate::ingest::schema::{M0002Devices, M0003Held};
+        vec![Box::new(M0001Start), Box::new(M0002Devices), Box::new(M0003Held)]
     }
 }
 

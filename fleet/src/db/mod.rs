@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use sea_orm::sqlx::postgres::PgConnectOptions;
 use sea_orm::sqlx::sqlite::{SqliteJournalMode, SqliteSynchronous};
 use sea_orm::{
     ConnectOptions, ConnectionTrait as _, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr,
@@ -45,6 +46,14 @@ pub enum DatabaseError {
     Folder {
         /// Which one.
         path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// Nobody answers where PostgreSQL should be.
+    #[error("the database at {place} does not answer")]
+    Unreachable {
+        /// Host and port.
+        place: String,
         /// What the system said.
         source: std::io::Error,
     },
@@ -147,6 +156,11 @@ impl Database {
 
     async fn open_postgres(url: &str) -> Result<Self, DatabaseError> {
         let mut options = ConnectOptions::new(url);
+        // The pool would try for its whole patience and then not say where.
+        let server: PgConnectOptions = url.parse().map_err(|error| {
+            DatabaseError::Connect(DbErr::Conn(sea_orm::RuntimeErr::SqlxError(Arc::new(error))))
+        })?;
+        answers(server.get_host(), server.get_port()).await?;
         options.max_connections(16).connect_timeout(WAIT).acquire_timeout(WAIT).sqlx_logging(false);
         let connection = sea_orm::Database::connect(options).await.map_err(DatabaseError::Connect)?;
         Ok(Self { connection, turn: None })
@@ -204,6 +218,17 @@ impl Database {
             tracing::warn!(%error, "the database was not closed cleanly");
         }
     }
+}
+
+async fn answers(host: &str, port: u16) -> Result<(), DatabaseError> {
+    // A path is a socket on this machine.
+    if host.starts_with('/') {
+        return Ok(());
+    }
+    let connecting = tokio::time::timeout(WAIT, tokio::net::TcpStream::connect((host, port)));
+    let answered = connecting.await.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()));
+    let place = || format!("{host}:{port}");
+    answered.map(drop).map_err(|source| DatabaseError::Unreachable { place: place(), source })
 }
 
 impl Write {

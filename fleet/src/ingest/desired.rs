@@ -7,6 +7,7 @@
 
 use super::client::Link;
 use super::entity::{device_desired, device_status};
+use crate::activation::revocation;
 use crate::db::entity::{device, route_table};
 use crate::db::{Database, DatabaseError};
 use crate::pki::secrets::SigningKeys;
@@ -203,11 +204,19 @@ async fn number(
 ) -> Result<Vec<(DeviceId, i64)>, DatabaseError> {
     use device_desired::Column as D;
     let write = database.write().await?;
-    let names: Vec<_> = devices.iter().map(|(name, _)| name.as_str().to_owned()).collect();
-    let stored =
-        device_desired::Entity::find().filter(D::Device.is_in(names)).lock_exclusive().all(&*write).await?;
+    let names: Vec<_> = devices.iter().map(|(name, _)| name.as_str()).collect();
+    let revoked = revocation::among(&*write, &names).await?;
+    let stored = device_desired::Entity::find()
+        .filter(D::Device.is_in(names.iter().copied()))
+        .lock_exclusive()
+        .all(&*write)
+        .await?;
     let (mut rows, mut to_send) = (Vec::new(), Vec::new());
-    for (name, reported) in devices {
+    for (name, reported) in &devices {
+        if revoked.contains(name.as_str()) {
+            continue;
+        }
+        let (name, reported) = (name.clone(), *reported);
         let row = stored.iter().find(|row| row.device == name.as_str());
         let row = row.map(|row| (row.revision, row.content_sha256 == content.sha256));
         match plan(row, reported, content.version, now) {

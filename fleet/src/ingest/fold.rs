@@ -8,8 +8,9 @@
 //! ```
 //!
 //! Messages of one device may arrive in any order and more than once (shared subscriptions, redelivery), so the newest
-//! `(epoch, seq)` wins and a repeat changes nothing. A will carries the time of the connect that it belongs to: one from
-//! before the previous birth belongs to a connection that has since been replaced, and is ignored.
+//! `(epoch, seq)` wins and a repeat changes nothing. A will carries the time of the connect that it belongs to, and a
+//! birth names that connect: a will of an earlier connect has since been replaced, and is ignored. The births of one
+//! connection may be many, so the time of a birth itself says little.
 
 use super::message::{Body, Message};
 use samovar_wire::Timestamp;
@@ -19,6 +20,9 @@ use std::time::Duration;
 
 /// Presence ends when three reports in a row, one a minute, did not come.
 pub const LEASE: Duration = Duration::from_secs(3 * 60 + 15);
+
+/// A birth follows its connect within this time. For devices that do not say which connection a birth belongs to.
+const BORN_WITHIN: Duration = Duration::from_secs(60);
 
 /// What is known of one device's live side.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -33,8 +37,8 @@ pub struct Device {
     pub seq: i64,
     /// The newest birth of that run: its place and the device's clock at it.
     pub birth: (i64, i64),
-    /// The device's clock at the birth before it, of the same run.
-    pub previous_birth_at: i64,
+    /// The device's clock when the connection of that birth was made: a will from before belongs to another one.
+    pub connected_at: i64,
     /// Place of the newest state.
     pub state_place: (i64, i64),
     /// The newest state, as sent.
@@ -79,7 +83,7 @@ pub fn apply(device: &mut Device, message: &Message, now: Timestamp) -> (Option<
     if fresh {
         if message.epoch > device.epoch {
             device.birth = (-1, 0);
-            device.previous_birth_at = 0;
+            device.connected_at = 0;
         }
         (device.epoch, device.seq) = (message.epoch, message.seq);
         device.last_seen = now.millis();
@@ -113,7 +117,7 @@ fn set_online(device: &mut Device, online: bool, now: Timestamp) {
 }
 
 fn will(device: &mut Device, message: &Message, now: Timestamp) -> bool {
-    let replaced = message.epoch == device.epoch && message.at.millis() < device.previous_birth_at;
+    let replaced = message.epoch == device.epoch && message.at.millis() < device.connected_at;
     // A will never begins a run: the last one of a device's former life may come after it was activated anew.
     if message.epoch < device.epoch || replaced || !device.online {
         return false;
@@ -126,7 +130,8 @@ fn born(device: &mut Device, message: &Message, birth: &Birth) -> Option<Reactio
     if message.epoch < device.epoch || message.seq <= device.birth.0 {
         return None;
     }
-    device.previous_birth_at = device.birth.1;
+    device.connected_at =
+        birth.connected_at.unwrap_or_else(|| crate::clock::earlier(message.at, BORN_WITHIN)).millis();
     device.birth = (message.seq, message.at.millis());
     device.version = Some(birth.version.clone());
     device.nonce = Some(birth.nonce.clone());
@@ -170,36 +175,89 @@ fn beat(device: &mut Device, message: &Message, sha256: &str) -> Option<Reaction
 /// How far a device's stream of events is durable here, without a gap.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Stream {
-    /// Everything up to and including this one is stored.
+    /// Everything up to and including this one is stored, or will never come.
     pub up_to: i64,
-    /// Where a batch began beyond the next one expected, and when that was first seen, milliseconds.
-    pub gap: Option<(i64, i64)>,
+    /// The lowest run of events that is stored beyond what is missing.
+    pub held: Option<Held>,
 }
 
-/// How long a gap must stand before the sender is believed that there is nothing in it.
+/// Events that are stored, with some before them that are not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Held {
+    /// The first of them.
+    pub first: i64,
+    /// The last, with nothing between that the device still has.
+    pub last: i64,
+    /// Our clock when the device first began a batch there, milliseconds.
+    pub seen: i64,
+    /// The message that began there: its epoch and seq.
+    pub place: (i64, i64),
+}
+
+/// One batch of a stream, as numbers.
+#[derive(Debug, Clone, Copy)]
+pub struct Span {
+    /// Its first event.
+    pub first: i64,
+    /// Its last event; between them is everything that the device has.
+    pub last: i64,
+    /// What is missing below this number will never come, if the device says so.
+    pub kept_from: Option<i64>,
+    /// The message: its epoch and seq.
+    pub place: (i64, i64),
+}
+
+/// How long a gap must stand before a sender that does not say what it keeps is believed to have nothing in it.
 const GAP_PATIENCE: Duration = Duration::from_secs(3);
 
-/// A batch `first..=last` of a stream has been stored. `known` is whether anything of the stream was known before.
+/// A batch of a stream has been stored; gives how far the stream may be acknowledged.
 ///
-/// What is acknowledged is forgotten by the device, so a batch that overtook the one before it must not be acknowledged:
-/// the device is told how far its stream really is and sends again from there. When it then still begins beyond the gap,
-/// there is nothing to fill it with (its outbox was full and dropped its oldest), and the stream goes on.
-pub fn batch(stream: &mut Stream, known: bool, first: i64, last: i64, now: Timestamp) -> i64 {
-    let continues = !known || first <= stream.up_to.saturating_add(1);
-    let believed = stream.gap.is_some_and(|(start, seen)| {
-        start == first && now.since(Timestamp::from_millis(seen)) >= GAP_PATIENCE
-    });
-    if continues || believed {
-        stream.up_to = stream.up_to.max(last);
-        if stream.gap.is_some_and(|(start, _)| start <= stream.up_to) {
-            stream.gap = None;
-        }
-    } else if stream.gap.is_none_or(|(start, _)| first < start) {
-        stream.gap = Some((first, now.millis()));
+/// What is acknowledged is forgotten by the device, so nothing is acknowledged past an event that may still come: a
+/// batch may overtake the one before it on its way through another server, the very first batches too. Numbers that are
+/// missing for good (a device counts from its clock, skips numbers after a crash, drops its oldest events when it is
+/// full) are told apart by what the device says it keeps. One that does not say is believed when it begins a *new*
+/// message at the same place again after [`GAP_PATIENCE`]: the acknowledgement was held back, so it would have begun
+/// earlier if it had anything there. A message that the broker delivers again proves nothing.
+pub fn batch(stream: &mut Stream, span: Span, now: Timestamp) -> i64 {
+    if let Some(kept_from) = span.kept_from {
+        stream.up_to = stream.up_to.max(kept_from.min(span.first).saturating_sub(1));
+    }
+    let believed = span.kept_from.is_none()
+        && stream.held.is_some_and(|held| {
+            held.first == span.first
+                && span.place > held.place
+                && now.since(Timestamp::from_millis(held.seen)) >= GAP_PATIENCE
+        });
+    if believed || span.first <= stream.up_to.saturating_add(1) {
+        stream.up_to = stream.up_to.max(span.last);
+    } else {
+        stream.held = Some(hold(stream.held, span, now));
+    }
+    if let Some(held) = stream.held.filter(|held| held.first <= stream.up_to.saturating_add(1)) {
+        stream.up_to = stream.up_to.max(held.last);
+        stream.held = None;
     }
     stream.up_to
 }
 
+/// Only the lowest run is remembered: the device sends the rest again.
+fn hold(held: Option<Held>, span: Span, now: Timestamp) -> Held {
+    let new = Held { first: span.first, last: span.last, seen: now.millis(), place: span.place };
+    match held {
+        None => new,
+        Some(held) => {
+            let touches =
+                span.first <= held.last.saturating_add(1) && held.first <= span.last.saturating_add(1);
+            let lowest = if span.first < held.first { new } else { held };
+            let last = if touches { held.last.max(span.last) } else { lowest.last };
+            Held { last, ..lowest }
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "fold_streams.rs"]
+mod streams;
 #[cfg(test)]
 #[path = "fold_tests.rs"]
 mod tests;

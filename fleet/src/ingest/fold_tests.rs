@@ -22,6 +22,13 @@ fn birth(epoch: u64, seq: u64, clock: i64) -> Message {
     at(read("up/online", "samovar.online.v1", epoch, seq, &data), clock)
 }
 
+fn connected(mut message: Message, clock: i64) -> Message {
+    if let Body::Birth(birth) = &mut message.body {
+        birth.connected_at = Some(T(clock));
+    }
+    message
+}
+
 fn will(epoch: u64, clock: i64) -> Message {
     at(read("up/online", "samovar.online.v1", epoch, 0, &json!({ "online": false, "epoch": epoch })), clock)
 }
@@ -65,11 +72,30 @@ fn a_will_of_an_older_run_or_of_a_replaced_connection_is_ignored() {
     let mut device = told(&[birth(3, 1, 50), birth(4, 1, 60)]);
     apply(&mut device, &will(3, 49), T(200));
     assert!(device.online, "an older run");
-    let mut device = told(&[birth(3, 1, 50), birth(3, 9, 70)]);
+    let mut device = told(&[connected(birth(3, 1, 50), 49), connected(birth(3, 9, 70), 69)]);
     apply(&mut device, &will(3, 49), T(200));
     assert!(device.online, "the connection before the last");
     apply(&mut device, &will(3, 69), T(200));
     assert!(!device.online, "the last connection");
+}
+
+#[test]
+fn a_device_born_again_within_its_connection_is_still_ended_by_its_will() {
+    let births = [1, 2, 3].map(|seq| connected(birth(3, seq, 50 + 600 * i64::try_from(seq).unwrap()), 49));
+    let mut device = told(&births);
+    apply(&mut device, &will(3, 48), T(200));
+    assert!(device.online, "another connection");
+    apply(&mut device, &will(3, 49), T(200));
+    assert!(!device.online);
+}
+
+#[test]
+fn without_the_connection_a_will_is_old_when_it_is_long_before_the_birth() {
+    let mut device = told(&[birth(3, 1, 5000), birth(3, 2, 5003), birth(3, 3, 5004)]);
+    apply(&mut device, &will(3, 5000 - 3600), T(200));
+    assert!(device.online, "an hour before the only birth");
+    apply(&mut device, &will(3, 4999), T(200));
+    assert!(!device.online);
 }
 
 #[test]
@@ -130,19 +156,4 @@ fn silence_ends_presence_but_not_the_silence_before_we_listened() {
     assert!(expire(&mut device, T(0), T(100 + 196)));
     assert!(!device.online);
     assert!(!expire(&mut device, T(0), T(9999)), "once");
-}
-
-#[test]
-fn a_stream_is_acknowledged_as_far_as_it_has_no_gap() {
-    let mut stream = Stream::default();
-    assert_eq!(batch(&mut stream, false, 5, 9, T(0)), 9, "the first ever");
-    assert_eq!(batch(&mut stream, true, 10, 12, T(1)), 12);
-    assert_eq!(batch(&mut stream, true, 5, 12, T(1)), 12, "a repeat");
-    assert_eq!(batch(&mut stream, true, 20, 25, T(2)), 12, "overtook its predecessor");
-    assert_eq!(batch(&mut stream, true, 20, 25, T(3)), 12, "redelivered at once");
-    assert_eq!(batch(&mut stream, true, 13, 19, T(4)), 19, "the predecessor");
-    assert_eq!(batch(&mut stream, true, 20, 25, T(5)), 25);
-    assert_eq!(stream.gap, None);
-    assert_eq!(batch(&mut stream, true, 40, 50, T(10)), 25);
-    assert_eq!(batch(&mut stream, true, 40, 55, T(14)), 55, "the device has nothing older: the gap is real");
 }

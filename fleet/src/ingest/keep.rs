@@ -7,16 +7,17 @@ use super::entity::{device_event, device_metric, device_status, device_stream};
 use super::fold::{self, Device, Reaction, Stream};
 use super::message::{Body, Message};
 use super::rows;
+use crate::activation::revocation;
 use crate::db::entity::device;
 use crate::db::{Database, DatabaseError, Write};
-use samovar_wire::mqtt::EventBatch;
+use samovar_wire::mqtt::{Event, EventBatch};
 use samovar_wire::{DeviceId, Timestamp};
 use sea_orm::sea_query::OnConflict;
 use sea_orm::{
     ColumnTrait as _, EntityTrait as _, IntoActiveModel as _, Iterable as _, QueryFilter as _,
     QueryOrder as _, QuerySelect as _,
 };
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 /// Rows of one insert; SQLite takes 32,766 values in one statement.
 const ROWS: usize = 500;
@@ -34,6 +35,8 @@ pub(super) struct Outcome {
     pub events: BTreeMap<DeviceId, String>,
     /// Messages of devices that nobody has registered.
     pub strangers: usize,
+    /// Messages of devices whose certificates are all revoked.
+    pub revoked: usize,
 }
 
 /// [`Reaction`], in an order.
@@ -74,12 +77,16 @@ pub(super) async fn keep(
 ) -> Result<Outcome, DatabaseError> {
     let names: BTreeSet<&str> = batch.iter().map(|message| message.device.as_str()).collect();
     let write = database.write().await?;
-    let mut known = load(&write, &names).await?;
+    let (mut known, revoked) = load(&write, &names).await?;
     let mut outcome = Outcome::default();
     let (mut events, mut metrics) = (Vec::new(), BTreeMap::new());
     for message in batch {
         let Some(entry) = known.get_mut(message.device.as_str()) else {
-            outcome.strangers += 1;
+            if revoked.contains(message.device.as_str()) {
+                outcome.revoked += 1;
+            } else {
+                outcome.strangers += 1;
+            }
             continue;
         };
         let (reaction, changed) = fold::apply(&mut entry.device, message, now);
@@ -113,25 +120,25 @@ fn take_events(
     rows: &mut Vec<device_event::ActiveModel>,
     now: Timestamp,
 ) -> i64 {
-    let place = |event: Option<&samovar_wire::mqtt::Event>| {
-        event.map_or(0, |event| i64::try_from(event.seq).unwrap_or(i64::MAX))
+    let number = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+    let place = |event: Option<&Event>| event.map_or(0, |event| number(event.seq));
+    let span = fold::Span {
+        first: place(batch.events.first()),
+        last: place(batch.events.last()),
+        kept_from: batch.kept_from.map(number),
+        place: (message.epoch, message.seq),
     };
-    let (first, last) = (place(batch.events.first()), place(batch.events.last()));
-    let known = entry.streams.contains_key(&batch.stream);
-    let stream = entry.streams.entry(batch.stream.clone()).or_default();
-    let before = stream.up_to;
-    // What is already acknowledged is a repeat; the index catches the rest.
-    let fresh =
-        batch.events.iter().filter(|event| !known || i64::try_from(event.seq).is_ok_and(|seq| seq > before));
-    rows.extend(fresh.map(|event| rows::event_row(message, entry.activation, &batch.stream, event, now)));
+    // Repeats too: whether an event is stored is known to the index of the table alone.
+    let all = batch.events.iter();
+    rows.extend(all.map(|event| rows::event_row(message, entry.activation, &batch.stream, event, now)));
     entry.changed_streams.insert(batch.stream.clone());
-    fold::batch(stream, known, first, last, now)
+    fold::batch(entry.streams.entry(batch.stream.clone()).or_default(), span, now)
 }
 
 async fn load<'a>(
     write: &Write,
     names: &BTreeSet<&'a str>,
-) -> Result<BTreeMap<String, Known>, DatabaseError> {
+) -> Result<(BTreeMap<String, Known>, HashSet<String>), DatabaseError> {
     let list: Vec<&'a str> = names.iter().copied().collect();
     let registered = device::Entity::find()
         .filter(device::Column::Id.is_in(list.iter().copied()))
@@ -141,7 +148,7 @@ async fn load<'a>(
     let missing: Vec<_> =
         registered.iter().map(|row| rows::status_row(&row.id, row.activated_at, Device::default())).collect();
     if missing.is_empty() {
-        return Ok(BTreeMap::new());
+        return Ok((BTreeMap::new(), HashSet::new()));
     }
     // Two servers may meet a new device at once: the row is made first and then locked.
     device_status::Entity::insert_many(missing)
@@ -157,10 +164,13 @@ async fn load<'a>(
         .into_iter()
         .map(|row| (row.device.clone(), row))
         .collect();
+    // After the rows are locked: a revocation either is seen here or waits and ends the presence afterwards.
+    let revoked = revocation::among(&**write, &list).await?;
     let streams =
         device_stream::Entity::find().filter(device_stream::Column::Device.is_in(list)).all(&**write).await?;
     let mut known: BTreeMap<String, Known> = registered
         .into_iter()
+        .filter(|row| !revoked.contains(&row.id))
         .map(|row| {
             let device = statuses
                 .remove(&row.id)
@@ -181,7 +191,7 @@ async fn load<'a>(
             entry.streams.insert(row.stream.clone(), rows::stream(&row));
         }
     }
-    Ok(known)
+    Ok((known, revoked))
 }
 
 async fn store(
@@ -212,7 +222,7 @@ async fn store(
     }
     use device_stream::Column as S;
     let on_stream = OnConflict::columns([S::Device, S::Activation, S::Stream])
-        .update_columns([S::UpTo, S::GapStart, S::GapSeen])
+        .update_columns([S::UpTo, S::GapStart, S::GapSeen, S::GapLast, S::GapEpoch, S::GapSeq])
         .to_owned();
     for chunk in chunks(streams) {
         device_stream::Entity::insert_many(chunk)

@@ -4,6 +4,7 @@
 //! it says in words that are unknown here is still shown.
 
 use super::entity::{device_desired, device_status};
+use crate::activation::revocation;
 use crate::db::{Database, DatabaseError};
 use samovar_wire::Timestamp;
 use sea_orm::{ColumnTrait as _, EntityTrait as _, QueryFilter as _, QuerySelect as _};
@@ -18,6 +19,8 @@ const ASK: usize = 1000;
 /// How a device is doing, as far as it has said.
 #[derive(Debug, Clone, Default, Serialize, ToSchema)]
 pub struct Live {
+    /// Every certificate that it ever had here is revoked: it is let in no more.
+    pub revoked: bool,
     /// Whether it is there; false when it has never been heard of.
     pub online: bool,
     /// Since when `online` has been what it is.
@@ -63,7 +66,7 @@ pub struct Detailed {
     pub state: Value,
 }
 
-/// The live side of some devices, by identifier. Devices that were never heard of are absent.
+/// The live side of some devices, by identifier. Devices that were never heard of are absent, unless they are revoked.
 ///
 /// # Errors
 /// When the database does not answer.
@@ -93,6 +96,10 @@ pub async fn of(
             let revision = revisions.get(&row.device).copied();
             found.insert(row.device.clone(), read(row, revision));
         }
+        for name in revocation::among(database.read(), some).await? {
+            let live = &mut found.entry(name).or_default().live;
+            (live.revoked, live.online) = (true, false);
+        }
     }
     Ok(found)
 }
@@ -101,6 +108,7 @@ fn read(row: device_status::Model, desired_revision: Option<i64>) -> Detailed {
     let state: Value = row.state.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default();
     let time = |millis: i64| (millis > 0).then(|| Timestamp::from_millis(millis).to_string());
     let live = Live {
+        revoked: false,
         online: row.online,
         since: time(row.since),
         last_seen: time(row.last_seen),

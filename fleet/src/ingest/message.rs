@@ -174,6 +174,7 @@ fn events(batch: EventBatch) -> Result<Body, Refused> {
     if !batch.events.is_sorted_by(|one, next| one.seq < next.seq) {
         return Err(Refused::Value("seq"));
     }
+    number("kept_from", batch.kept_from.unwrap_or(0))?;
     for Event { seq, kind, .. } in &batch.events {
         number("seq", *seq)?;
         word("kind", kind)?;

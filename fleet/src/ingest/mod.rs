@@ -84,6 +84,8 @@ pub struct Counters {
     pub refused: AtomicU64,
     /// Messages of devices that nobody registered.
     pub strangers: AtomicU64,
+    /// Messages of devices whose certificates are all revoked.
+    pub revoked: AtomicU64,
     /// Messages that the database refused for good.
     pub lost: AtomicU64,
 }
@@ -94,6 +96,7 @@ pub struct Ingest {
     changes: broadcast::Sender<Change>,
     counters: Arc<Counters>,
     table_changed: Arc<Notify>,
+    revocations: Arc<Notify>,
     link: Option<Link>,
 }
 
@@ -113,6 +116,7 @@ impl Ingest {
             changes: broadcast::channel(CHANGES).0,
             counters: Arc::default(),
             table_changed: Arc::default(),
+            revocations: Arc::default(),
             link: None,
         }
     }
@@ -186,6 +190,7 @@ impl Ingest {
             ("received", &counters.received),
             ("refused", &counters.refused),
             ("stranger", &counters.strangers),
+            ("revoked", &counters.revoked),
             ("lost", &counters.lost),
         ] {
             let number = counter.load(std::sync::atomic::Ordering::Relaxed);
@@ -197,6 +202,19 @@ impl Ingest {
     /// A route table was published: every device gets a new desired state.
     pub fn route_table_published(&self) {
         self.table_changed.notify_one();
+    }
+
+    /// A device's certificates were revoked: it is cut off, and who watches it is told.
+    pub fn revoked(&self, device: &DeviceId, store: &str) {
+        self.revocations.notify_one();
+        // Nobody listening is fine.
+        let _ = self.changes.send(Change { device: device.clone(), store: store.to_owned(), events: false });
+    }
+
+    /// Wakes whoever cuts off connections.
+    #[must_use]
+    pub fn revocations(&self) -> Arc<Notify> {
+        Arc::clone(&self.revocations)
     }
 
     /// Whether there is a connection to the broker right now.

@@ -1,7 +1,7 @@
 //! Between the rows of the database and what [`super::fold`] works on.
 
 use super::entity::{device_event, device_metric, device_status, device_stream};
-use super::fold::{Device, Stream};
+use super::fold::{Device, Held, Stream};
 use super::message::Message;
 use samovar_wire::Timestamp;
 use samovar_wire::mqtt::Event;
@@ -21,7 +21,7 @@ pub(super) fn device(row: device_status::Model, activation: i64) -> Device {
         epoch: row.epoch,
         seq: row.seq,
         birth: (row.birth_seq, row.birth_at),
-        previous_birth_at: row.previous_birth_at,
+        connected_at: row.connected_at,
         state_place: (row.state_epoch, row.state_seq),
         state: row.state,
         state_sha256: row.state_sha256,
@@ -47,7 +47,7 @@ pub(super) fn status_row(name: &str, activation: i64, device: Device) -> device_
         seq: Set(device.seq),
         birth_seq: Set(device.birth.0),
         birth_at: Set(device.birth.1),
-        previous_birth_at: Set(device.previous_birth_at),
+        connected_at: Set(device.connected_at),
         state_epoch: Set(device.state_place.0),
         state_seq: Set(device.state_place.1),
         state: Set(device.state),
@@ -65,7 +65,15 @@ pub(super) fn status_row(name: &str, activation: i64, device: Device) -> device_
 
 /// A stored stream.
 pub(super) fn stream(row: &device_stream::Model) -> Stream {
-    Stream { up_to: row.up_to, gap: row.gap_start.zip(row.gap_seen) }
+    let gap = row.gap_start.zip(row.gap_seen).zip(row.gap_last);
+    // A row of before this was remembered has no last: the device begins there again.
+    let held = gap.map(|((first, seen), last)| Held {
+        first,
+        last,
+        seen,
+        place: (row.gap_epoch.unwrap_or(0), row.gap_seq.unwrap_or(0)),
+    });
+    Stream { up_to: row.up_to, held }
 }
 
 /// A stream as it is stored.
@@ -80,8 +88,11 @@ pub(super) fn stream_row(
         activation: Set(activation),
         stream: Set(key.to_owned()),
         up_to: Set(stream.up_to),
-        gap_start: Set(stream.gap.map(|(start, _)| start)),
-        gap_seen: Set(stream.gap.map(|(_, seen)| seen)),
+        gap_start: Set(stream.held.map(|held| held.first)),
+        gap_seen: Set(stream.held.map(|held| held.seen)),
+        gap_last: Set(stream.held.map(|held| held.last)),
+        gap_epoch: Set(stream.held.map(|held| held.place.0)),
+        gap_seq: Set(stream.held.map(|held| held.place.1)),
     }
 }
 

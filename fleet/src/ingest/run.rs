@@ -136,6 +136,10 @@ impl Storing {
                 "messages of devices that are not registered were dropped"
             );
         }
+        if outcome.revoked > 0 {
+            self.counters.revoked.fetch_add(outcome.revoked as u64, Ordering::Relaxed);
+            tracing::warn!(messages = outcome.revoked, "messages of revoked devices were dropped");
+        }
         for ((device, stream), up_to) in outcome.acks {
             let ack = Ack { stream: Some(stream), up_to: u64::try_from(up_to).ok(), resync: false };
             self.acknowledge(&device, ack);

@@ -40,6 +40,38 @@ impl MigrationTrait for M0002Devices {
     }
 }
 
+/// What is held beyond a gap of a stream, and the connection that a birth belongs to.
+pub struct M0003Held;
+
+impl MigrationName for M0003Held {
+    fn name(&self) -> &'static str {
+        "m0003_held_events"
+    }
+}
+
+#[async_trait::async_trait]
+impl MigrationTrait for M0003Held {
+    async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+        // One column in each statement: SQLite takes no more.
+        for column in ["gap_last", "gap_epoch", "gap_seq"] {
+            let mut change = Table::alter();
+            manager
+                .alter_table(change.table("device_streams").add_column(big_integer_null(column)).take())
+                .await?;
+        }
+        for (name, table, column) in
+            [("certificates_revoked", "certificates", "revoked_at"), ("audit_subject", "audit", "subject")]
+        {
+            let mut index = Index::create();
+            index.name(name).table(table).col(column);
+            manager.create_index(index).await?;
+        }
+        let mut rename = Table::alter();
+        rename.table("device_status").rename_column("previous_birth_at", "connected_at");
+        manager.alter_table(rename).await
+    }
+}
+
 fn table(name: &'static str) -> TableCreateStatement {
     let mut table = Table::create();
     table.table(name).if_not_exists();

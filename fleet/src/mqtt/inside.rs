@@ -2,11 +2,15 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
 
 use sea_orm::{ColumnTrait as _, EntityTrait as _, QueryFilter as _};
+use tokio::sync::Notify;
 
 use super::{Mqtt, MqttError, Needs, Tasks, ingest_config, told};
-use crate::broker::{Admission, Broker, BrokerConfig, Question, TlsListen};
+use crate::activation::revocation;
+use crate::broker::{Admission, Broker, BrokerConfig, Cutter, Question, TlsListen};
 use crate::clock;
 use crate::db::Database;
 use crate::db::entity::certificate;
@@ -17,6 +21,11 @@ use crate::store::{replace, replace_secret};
 
 /// How long the broker's certificate lives. It is read once, at start, so it has to outlive the process.
 const CERTIFICATE_DAYS: u16 = 825;
+
+/// How often certificates are looked for that another server has revoked.
+const LOOK: Duration = Duration::from_secs(3);
+/// How long a revoked certificate's connection is looked for; also what the clocks of two servers may differ by.
+const LINGER: Duration = Duration::from_secs(60);
 
 /// Starts the broker and the flow on it.
 pub(super) async fn start(needs: Needs<'_>) -> Result<Mqtt, MqttError> {
@@ -39,11 +48,13 @@ pub(super) async fn start(needs: Needs<'_>) -> Result<Mqtt, MqttError> {
     let port = running.tls_addr().map_or(0, |addr| addr.port());
     let url = running.fleet_url().parse::<BrokerUrl>()?;
     let (ingest, tasks) = Ingest::start(needs.database, ingest_config(&needs, url, None)?)?;
+    let cutting = cut_off(needs.database.clone(), running.cutter(), ingest.revocations());
+    let cutting = tokio::spawn(cutting).abort_handle();
     Ok(Mqtt {
         ingest,
         here: Some(format!("mqtts://127.0.0.1:{port}")),
         for_devices: told(broker, format!("mqtts://{}:{port}", needs.config.server.public_host)),
-        tasks: Tasks { ingest: Some(tasks), broker: Some(running) },
+        tasks: Tasks { ingest: Some(tasks), broker: Some(running), cutting: Some(cutting) },
     })
 }
 
@@ -79,6 +90,28 @@ async fn admit(database: Database, mut questions: tokio::sync::mpsc::Receiver<Qu
         };
         // Whoever asked may have given up.
         let _ = question.answer.send(admitted);
+    }
+}
+
+/// Ends the connections of revoked certificates: at once when this server revoked them, soon when another did. Each is
+/// asked for again for a while, because a device may have been on its way in when the certificate was still good.
+async fn cut_off(database: Database, cutter: Cutter, revoked: Arc<Notify>) {
+    let mut looked = clock::now();
+    loop {
+        tokio::select! {
+            () = revoked.notified() => {}
+            () = tokio::time::sleep(LOOK) => {}
+        }
+        let now = clock::now();
+        match revocation::since(&database, clock::earlier(looked, LINGER)).await {
+            Ok(found) => {
+                looked = now;
+                for (device, serial) in found {
+                    cutter.cut(&device, &serial).await;
+                }
+            }
+            Err(error) => tracing::warn!(%error, "revoked certificates could not be looked up"),
+        }
     }
 }
 

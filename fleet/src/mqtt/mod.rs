@@ -120,6 +120,8 @@ pub struct Tasks {
     ingest: Option<IngestTasks>,
     #[cfg(feature = "embedded-broker")]
     broker: Option<crate::broker::Running>,
+    #[cfg(feature = "embedded-broker")]
+    cutting: Option<tokio::task::AbortHandle>,
 }
 
 impl Tasks {
@@ -127,6 +129,10 @@ impl Tasks {
     pub async fn stop(self) {
         if let Some(ingest) = self.ingest {
             ingest.stop(STOP).await;
+        }
+        #[cfg(feature = "embedded-broker")]
+        if let Some(cutting) = self.cutting {
+            cutting.abort();
         }
         #[cfg(feature = "embedded-broker")]
         if let Some(broker) = self.broker

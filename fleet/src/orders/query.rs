@@ -22,6 +22,9 @@ use crate::problem::Failure;
 /// Orders of one page at most.
 const PAGE: u64 = 1000;
 
+/// Orders of one id that are listed.
+const MATCHES: u64 = 100;
+
 /// The routes.
 pub fn router() -> OpenApiRouter<App> {
     OpenApiRouter::new().routes(routes!(list)).routes(routes!(count)).routes(routes!(one))
@@ -103,6 +106,9 @@ struct OrderCount {
 struct OrderWithBody {
     #[serde(flatten)]
     order: OrderView,
+    /// Every order of this id, this one included, the newest first: an id is a device's own, and two devices may have
+    /// used the same one. 100 at most.
+    matches: Vec<OrderView>,
     /// The document; null when it has been forgotten.
     #[schema(value_type = Option<Object>)]
     body: Option<Box<RawValue>>,
@@ -137,28 +143,39 @@ async fn count(
     State(app): State<App>,
     _operator: Operator,
     Query(filter): Query<Filter>,
+    // Counting has no pages; a value that makes no sense is still said to be one.
+    Query(_page): Query<Page>,
 ) -> Result<Json<OrderCount>, Failure> {
     Ok(Json(OrderCount { count: matching(&filter).count(app.database.read()).await? }))
 }
 
-/// One order by its id, with its body.
-#[utoipa::path(get, path = "/api/v1/orders/{id}", tag = "orders", params(("id" = String, Path, description = "the order's id")),
+/// Whose order.
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[serde(default)]
+struct Whose {
+    /// Of this device only.
+    device: Option<String>,
+}
+
+/// One order by its id, with its body: the newest, and all others of that id in `matches`.
+#[utoipa::path(get, path = "/api/v1/orders/{id}", tag = "orders", params(("id" = String, Path, description = "the order's id"), Whose),
     responses((status = 200, body = OrderWithBody), (status = 401), (status = 404)))]
 async fn one(
     State(app): State<App>,
     _operator: Operator,
     Path(id): Path<String>,
+    Query(whose): Query<Whose>,
 ) -> Result<Json<OrderWithBody>, Failure> {
-    let found = order::Entity::find()
-        .filter(order::Column::Id.eq(&id))
-        .order_by_desc(order::Column::Position)
-        .one(app.database.read())
-        .await?
-        .ok_or_else(|| Failure::not_found(format!("there is no order {id}")))?;
+    let filter = Filter { device: whose.device, ..Filter::default() };
+    let query = matching(&filter).filter(order::Column::Id.eq(&id)).order_by_desc(order::Column::Position);
+    let all = query.clone().limit(MATCHES).select_only().columns(WITHOUT_BODY).into_model::<OrderRow>();
+    let matches = all.all(app.database.read()).await?.into_iter().map(OrderView::from).collect();
+    let found = query.one(app.database.read()).await?;
+    let found = found.ok_or_else(|| Failure::not_found(format!("there is no order {id}")))?;
     // It was read as JSON when it came in.
     let body =
         found.body.clone().and_then(|bytes| RawValue::from_string(String::from_utf8(bytes).ok()?).ok());
-    Ok(Json(OrderWithBody { order: OrderRow::from(found).into(), body }))
+    Ok(Json(OrderWithBody { order: OrderRow::from(found).into(), matches, body }))
 }
 
 const WITHOUT_BODY: [order::Column; 14] = [

@@ -10,6 +10,7 @@ use sea_orm::{ColumnTrait as _, EntityTrait as _, QueryFilter as _, QuerySelect 
 
 use super::judge::{self, Stored};
 use crate::audit;
+use crate::db::entity::audit::Column as Audit;
 use crate::db::entity::order;
 use crate::db::{Database, DatabaseError, Write};
 
@@ -121,6 +122,15 @@ async fn alarm_conflicts(
             tracing::warn!(device = %sender.device, key = order.key, "a key came again with other content");
             let subject = format!("{}/{}", sender.device, order.key);
             let detail = format!("order {} with sha256 {}", order.id, order.sha256);
+            let same = Audit::Detail.ends_with(format!("with sha256 {}", order.sha256));
+            let before = crate::db::entity::audit::Entity::find()
+                .filter(Audit::Subject.eq(&subject))
+                .filter(Audit::Action.eq("order.conflict"))
+                .filter(same);
+            // A device that goes on asking says nothing new.
+            if before.one(&**write).await?.is_some() {
+                continue;
+            }
             audit::record(write, now, sender.device.as_str(), ("order.conflict", &subject), detail).await?;
         }
     }

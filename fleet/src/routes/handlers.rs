@@ -14,6 +14,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::published::{self, BY_OPERATOR, Publication, PublishError};
+use super::sensible;
 use super::trusted_keys;
 use crate::app::App;
 use crate::auth::{Operator, Role};
@@ -119,11 +120,16 @@ async fn publish(
     let in_force = published::in_force(&app.database).await?;
     let envelope = envelope(&app, &body)?;
     let stored = in_force.as_ref().and_then(published::stored);
+    let in_force_version = in_force.as_ref().map_or(0, |row| row.version.unsigned_abs());
     let accepted =
         route::accept(&envelope, &trusted_keys(&app), &app.config.server.environment, stored, Some(now))
             .map_err(|refused| refusal(&PublishError::Refused(refused)))?;
     if let Some(in_force) = in_force.filter(|_| accepted.unchanged) {
         return Ok((StatusCode::OK, Json(view(&in_force))));
+    }
+    if let Some(objection) = sensible::objection(&accepted.table, in_force_version, now) {
+        let detail = format!("the table is not published: {objection}");
+        return Err(Failure::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid-route-table", detail));
     }
     let publication = Publication {
         version: accepted.table.version,

@@ -10,6 +10,7 @@
 
 pub mod handlers;
 pub mod published;
+mod sensible;
 pub mod starter;
 
 use samovar_wire::dsse::TrustedKeys;

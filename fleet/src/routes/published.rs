@@ -1,15 +1,15 @@
 //! Published tables in the database.
 
-use samovar_wire::Timestamp;
 use samovar_wire::dsse::Envelope;
 use samovar_wire::encoding::{from_base64, sha256_from_hex};
 use samovar_wire::route::{Refusal, Stored, Table};
+use samovar_wire::{Country, Timestamp};
 use sea_orm::ActiveValue::Set;
 use sea_orm::sea_query::OnConflict;
-use sea_orm::{EntityTrait as _, QueryOrder as _};
+use sea_orm::{EntityTrait as _, QueryOrder as _, QuerySelect as _};
 
 use crate::audit;
-use crate::db::entity::route_table;
+use crate::db::entity::{route_table, store};
 use crate::db::{Database, DatabaseError};
 
 /// Marks tables that this server made itself.
@@ -67,6 +67,36 @@ pub async fn in_force(database: &Database) -> Result<Option<route_table::Model>,
 pub fn table(row: &route_table::Model) -> Option<Table> {
     let envelope: Envelope = serde_json::from_str(&row.envelope).ok()?;
     serde_json::from_slice(&from_base64(&envelope.payload)?).ok()
+}
+
+/// Whether the table in force has a country.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn serves(database: &Database, country: &Country) -> Result<bool, DatabaseError> {
+    let table = in_force(database).await?.as_ref().and_then(table);
+    Ok(table.is_some_and(|table| table.countries.contains_key(country)))
+}
+
+/// Countries of stores that the table in force does not have.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn unserved(database: &Database) -> Result<Vec<String>, DatabaseError> {
+    let countries: Vec<String> = store::Entity::find()
+        .select_only()
+        .column(store::Column::Country)
+        .distinct()
+        .order_by_asc(store::Column::Country)
+        .into_tuple()
+        .all(database.read())
+        .await?;
+    let table = in_force(database).await?.as_ref().and_then(table);
+    let served = |country: &String| {
+        let country = country.parse::<Country>().ok();
+        country.zip(table.as_ref()).is_some_and(|(country, table)| table.countries.contains_key(&country))
+    };
+    Ok(countries.into_iter().filter(|country| !served(country)).collect())
 }
 
 /// What the acceptance rules compare with.

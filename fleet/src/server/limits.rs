@@ -22,6 +22,45 @@ pub async fn deadline(State(app): State<App>, request: Request, next: Next) -> R
     }
 }
 
+/// Middleware: text with a NUL character is refused before it reaches a handler: PostgreSQL stores none, and no name,
+/// code or query means one. The origin's paths judge each order for themselves.
+pub async fn no_nul(request: Request, next: Next) -> Response {
+    let refused = || Failure::malformed("a NUL character is not text").into_response();
+    let address = request.uri().path_and_query().map_or("", |address| address.as_str());
+    if address.contains("%00") {
+        return refused();
+    }
+    if request.uri().path().starts_with("/v1/") || request.method().is_safe() {
+        return next.run(request).await;
+    }
+    let (parts, body) = request.into_parts();
+    let Ok(bytes) = axum::body::to_bytes(body, crate::router::BODY).await else {
+        let detail = format!("a request has at most {} bytes", crate::router::BODY);
+        return Failure::new(StatusCode::PAYLOAD_TOO_LARGE, "too-large", detail).into_response();
+    };
+    let form =
+        parts.headers.get(header::CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().ends_with(b"urlencoded"));
+    if has_nul(&bytes, form) {
+        return refused();
+    }
+    next.run(Request::from_parts(parts, bytes.into())).await
+}
+
+/// A NUL character in JSON (there a backslash only ever begins an escape) or in a form.
+fn has_nul(body: &[u8], form: bool) -> bool {
+    let mut rest = body;
+    while let Some(place) = rest.iter().position(|byte| matches!(byte, 0 | b'\\' | b'%')) {
+        rest = &rest[place..];
+        match rest {
+            [0, ..] | [b'\\', b'u', b'0', b'0', b'0', b'0', ..] => return true,
+            [b'%', b'0', b'0', ..] if form => return true,
+            [b'\\', _, after @ ..] | [_, after @ ..] => rest = after,
+            [] => {}
+        }
+    }
+    false
+}
+
 /// The answer when there is no such path.
 pub async fn no_such_path(uri: Uri) -> Failure {
     Failure::not_found(format!("there is nothing at {}", uri.path()))
@@ -57,4 +96,19 @@ pub async fn problems(request: Request, next: Next) -> Response {
     let status = if status == StatusCode::UNPROCESSABLE_ENTITY { StatusCode::BAD_REQUEST } else { status };
     let detail = axum::body::to_bytes(response.into_body(), 4096).await.unwrap_or_default();
     Failure::new(status, slug, String::from_utf8_lossy(&detail)).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::has_nul;
+
+    #[test]
+    fn a_nul_is_found_however_it_is_written() {
+        for bad in [&b"\0"[..], br#"{"a":"x\u0000"}"#, br#"{"a":"\\\u0000"}"#, b"name=a%00b"] {
+            assert!(has_nul(bad, bad.starts_with(b"name")), "{}", String::from_utf8_lossy(bad));
+        }
+        for good in [&b""[..], br#"{"a":"\\u0000 100%00"}"#, br#"{"a":"\u0001"}"#, b"name=a%20b", b"\\"] {
+            assert!(!has_nul(good, good.starts_with(b"name")), "{}", String::from_utf8_lossy(good));
+        }
+    }
 }

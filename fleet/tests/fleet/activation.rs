@@ -61,6 +61,32 @@ async fn a_lost_reply_strands_nobody_and_a_used_code_opens_for_nobody_else() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_machine_that_takes_a_name_over_shuts_out_the_one_before_it() {
+    for backend in backends() {
+        let fleet = Fleet::start(backend, &[]).await;
+        let old = fleet.device("US-0001", "POS-US-0001").await;
+        let new = fleet.device("US-0001", "POS-US-0001").await;
+        let refused = old.send(&fleet.https(), &batch(&[order("k1", 1, "{}")])).await;
+        assert_eq!((refused.status, refused.slug()), (StatusCode::FORBIDDEN, "certificate-revoked"));
+        assert_eq!(statuses(&new.send(&fleet.https(), &batch(&[order("k1", 1, "{}")])).await), ["settled"]);
+        assert_eq!(fleet.get("/api/v1/devices/POS-US-0001").await.body["revoked"], false);
+        fleet.running.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_used_code_gives_no_revoked_certificate() {
+    let fleet = Fleet::start(Backend::Sqlite, &[]).await;
+    fleet.store("US-0001").await;
+    let (claim, key) = (fleet.claim("US-0001", "POS-US-0001", 600).await, KeyPair::generate().unwrap());
+    assert_eq!(fleet.activate(&claim, &key).await.status, StatusCode::CREATED);
+    fleet.post("/api/v1/devices/POS-US-0001/revoke", json!({})).await;
+    let again = fleet.activate(&claim, &key).await;
+    assert_eq!((again.status, again.slug()), (StatusCode::CONFLICT, "claim-used"));
+    fleet.running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn of_ten_machines_with_one_code_exactly_one_is_activated() {
     for backend in backends() {
         let fleet = Fleet::start(backend, &[]).await;

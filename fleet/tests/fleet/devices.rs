@@ -284,7 +284,16 @@ async fn the_console_is_for_those_who_signed_in_and_leaving_needs_the_pages_own_
 
     fleet.store("US-0001").await;
     let browser = Browser::signed_in(&fleet).await;
+    let nowhere = browser.get("/console/nowhere/at/all").await;
+    assert_eq!(nowhere.status, StatusCode::NOT_FOUND);
+    assert!(nowhere.html.contains("There is no such page."), "{}", nowhere.html);
+    assert!(browser.get("/console?q=zzz").await.html.contains("No match."));
+    fleet.device("US-0001", "POS-SEARCHED").await;
+    assert!(browser.get("/console?q=SEARCHED").await.html.contains("/console/devices/POS-SEARCHED"));
+    let unheard = browser.get("/console/devices/POS-SEARCHED").await.html;
+    assert!(unheard.contains("not reported anything") && !unheard.contains("Nothing is wrong"), "{unheard}");
     let page = browser.get("/console").await;
+    assert!(!page.html.contains("tile critical"), "never heard of is not offline");
     assert!(page.html.contains("no MQTT broker"));
     let forged = browser.ask(Method::POST, "/console/sign-out", "csrf=guess").await;
     assert_eq!(forged.status, StatusCode::FORBIDDEN);
@@ -319,8 +328,22 @@ async fn a_revoked_device_is_not_let_in_by_the_broker_either() {
     let mut pos = Device::activated(&fleet, "US-0001", "POS-US-0001").await;
     let connected = timeout(PATIENCE, pos.events.poll()).await.unwrap();
     assert!(matches!(connected, Ok(Event::Incoming(Packet::ConnAck(_)))), "{connected:?}");
-    let revoked: Answer = fleet.post("/api/v1/devices/POS-US-0001/revoke", json!({})).await;
-    assert_eq!(revoked.status, StatusCode::OK, "{}", revoked.body);
+    let birth = json!({ "online": true, "epoch": 5, "boot_id": "b", "version": "9.9.9", "nonce": "n1",
+                        "capabilities": [], "route_table": 1, "config_revision": 0 });
+    pos.send("online", "samovar.online.v1", birth).await;
+    let seen = async || fleet.get("/api/v1/devices/POS-US-0001").await.body;
+    let polling = async { while pos.events.poll().await.is_ok() {} };
+    let revoking = async {
+        until("the birth", async || seen().await["online"] == true).await;
+        let revoked: Answer = fleet.post("/api/v1/devices/POS-US-0001/revoke", json!({})).await;
+        assert_eq!(revoked.status, StatusCode::OK, "{}", revoked.body);
+    };
+    let (cut, ()) = tokio::join!(timeout(PATIENCE, polling), revoking);
+    assert!(cut.is_ok(), "the connection stands");
+    let seen = seen().await;
+    assert_eq!((&seen["revoked"], &seen["online"]), (&json!(true), &json!(false)));
+    let browser = Browser::signed_in(&fleet).await;
+    assert!(browser.get("/console/devices/POS-US-0001").await.html.contains("revoked"));
     pos.events.clean();
     let refused = timeout(PATIENCE, pos.events.poll()).await.unwrap();
     assert!(

@@ -14,6 +14,7 @@ mod activation;
 mod api;
 #[cfg(feature = "embedded-broker")]
 mod devices;
+mod guards;
 mod intake;
 mod program;
 mod replicas;

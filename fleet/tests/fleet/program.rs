@@ -92,8 +92,13 @@ fn unusable_storage_is_exit_code_4() {
     .unwrap();
     let output = serve(dir.path(), &[]).output().unwrap();
     assert_eq!(output.status.code(), Some(4), "{}", text(&output));
+    let asked = Instant::now();
     let output = serve(dir.path(), &["--database", "postgres://127.0.0.1:1/none"]).output().unwrap();
     assert_eq!(output.status.code(), Some(4), "{}", text(&output));
+    assert!(text(&output).contains("127.0.0.1:1") && text(&output).contains("refused"), "{}", text(&output));
+    assert!(asked.elapsed() < Duration::from_secs(5), "{:?}", asked.elapsed());
+    let output = serve(dir.path(), &["--database", "mysql://127.0.0.1/none"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(2), "{}", text(&output));
 }
 
 #[test]
@@ -115,6 +120,58 @@ fn a_server_says_where_it_is_keeps_its_secrets_and_stops_within_two_seconds() {
     assert!(Command::new("kill").arg(server.0.id().to_string()).status().unwrap().success());
     assert_eq!(server.0.wait().unwrap().code(), Some(0));
     assert!(asked.elapsed() < Duration::from_secs(2), "{:?}", asked.elapsed());
+}
+
+#[test]
+fn a_token_kept_in_the_data_directory_gives_way_to_a_new_login_and_to_the_first_admins_password() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_server, _run) = ready(dir.path(), &[]);
+    let data = dir.path().to_str().unwrap();
+    let run = |arguments: &[&str], input: &str| {
+        use std::io::Write as _;
+        let mut command = program();
+        let mut child = command
+            .args(arguments)
+            .args(["--data", data])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        // A command that asks for no password may have ended.
+        let _ = writeln!(child.stdin.take().unwrap(), "{input}");
+        child.wait_with_output().unwrap()
+    };
+    let kept = dir.path().join("admin-login.json");
+    let stale =
+        serde_json::json!({ "name": "x", "token": "stale", "expires_at": "2999-01-01T00:00:00.000Z" });
+    std::fs::write(&kept, stale.to_string()).unwrap();
+    let listed = run(&["store", "list"], "");
+    assert!(listed.status.success(), "falls back to admin.txt: {}", text(&listed));
+    let added = run(&["operator", "add", "sue", "--role", "viewer"], "a long password");
+    assert!(added.status.success(), "{}", text(&added));
+    let login = run(&["login", "--name", "sue"], "a long password");
+    assert!(login.status.success(), "{}", text(&login));
+    let refused = run(&["store", "add", "US-0001", "--country", "US"], "");
+    assert!(
+        !refused.status.success() && text(&refused).contains("viewer"),
+        "sue's login counts: {}",
+        text(&refused)
+    );
+    std::fs::remove_file(dir.path().join("admin.txt")).unwrap();
+    std::fs::write(&kept, stale.to_string()).unwrap();
+    let stranded = run(&["store", "list"], "");
+    assert!(text(&stranded).contains("samovar-fleet login --name"), "{}", text(&stranded));
+}
+
+#[test]
+fn a_server_of_an_unknown_authority_is_answered_with_what_to_do() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_server, run) = ready(dir.path(), &[]);
+    let https = run["https"].as_str().unwrap().replace("127.0.0.1", "localhost");
+    let output =
+        program().args(["store", "list", "--server", &https]).env("SAMOVAR_TOKEN", "x").output().unwrap();
+    assert!(!output.status.success() && text(&output).contains("--ca FILE"), "{}", text(&output));
 }
 
 #[test]

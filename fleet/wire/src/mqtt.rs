@@ -191,6 +191,10 @@ pub struct EventBatch {
     pub stream: String,
     /// The events, ascending.
     pub events: Vec<Event>,
+    /// The lowest number of the stream that the sender still keeps: what is not stored below it will never come, so
+    /// numbers that are missing there are waited for in vain. Absent from devices that do not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kept_from: Option<u64>,
 }
 
 /// One event.

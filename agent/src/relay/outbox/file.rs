@@ -49,6 +49,8 @@ struct EventText<'a> {
 struct BatchText<'a> {
     stream: &'a str,
     events: Vec<Box<RawValue>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kept_from: Option<u64>,
     #[serde(skip)]
     bytes: usize,
 }
@@ -132,7 +134,8 @@ impl OutboxFile {
             "SELECT seq, at, kind, data FROM events WHERE stream = ?1 AND seq > ?2 ORDER BY seq LIMIT ?3",
         )?;
         let mut rows = statement.query(params![stream.name(), sql(after), BATCH_EVENTS])?;
-        let mut batch = BatchText { stream: stream.name(), events: Vec::new(), bytes: 0 };
+        let kept_from = self.kept_from(stream)?;
+        let mut batch = BatchText { stream: stream.name(), events: Vec::new(), kept_from, bytes: 0 };
         let mut span = None;
         while let Some(row) = rows.next()? {
             let seq = number(row, 0)?;
@@ -145,6 +148,12 @@ impl OutboxFile {
             span = Some((span.map_or(seq, |(first, _)| first), seq));
         }
         Ok(Batch { stream, span, data: raw(&batch)? })
+    }
+
+    /// The lowest number that is kept: tells the fleet which missing numbers are gone and which are on their way.
+    fn kept_from(&self, stream: Stream) -> Result<Option<u64>> {
+        let sql = "SELECT seq FROM events WHERE stream = ?1 ORDER BY seq LIMIT 1";
+        self.connection.prepare_cached(sql)?.query_row([stream.name()], |row| number(row, 0)).optional()
     }
 
     /// Removes what the fleet has.

@@ -71,6 +71,11 @@ async fn events_are_read_in_order_and_leave_only_by_acknowledgement() {
     until("the events", || outbox.level().events == 503).await;
     let all = read_all(&outbox, Stream::Events).await;
     assert_eq!(all.len(), 500);
+    assert_eq!(
+        read(&outbox, Stream::Events, all[250]).await.kept_from,
+        Some(all[0]),
+        "wherever a batch begins"
+    );
     assert!(all.windows(2).all(|pair| pair[0] + 1 == pair[1]));
     assert_eq!(outbox.level().last[0], all[499]);
     outbox.acknowledge(Stream::Events, all[399]);

@@ -16,7 +16,7 @@ pub struct Model {
     pub seq: i64,
     pub birth_seq: i64,
     pub birth_at: i64,
-    pub previous_birth_at: i64,
+    pub connected_at: i64,
     pub state_epoch: i64,
     pub state_seq: i64,
     pub state: Option<String>,

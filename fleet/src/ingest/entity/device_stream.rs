@@ -16,6 +16,12 @@ pub struct Model {
     pub up_to: i64,
     pub gap_start: Option<i64>,
     pub gap_seen: Option<i64>,
+    /// The last event that is stored beyond the gap, without another gap before it.
+    pub gap_last: Option<i64>,
+    /// Epoch of the message that began there.
+    pub gap_epoch: Option<i64>,
+    /// Its `seq`.
+    pub gap_seq: Option<i64>,
 }
 
 /// None: rows name each other by identifier only.
