@@ -82,7 +82,7 @@ async fn accept(Shared(intake): Shared<Intake>, headers: HeaderMap, body: Body) 
     };
     let mut answers = intake.accept(vec![Ok((key, body))]).await;
     match answers.pop() {
-        Some(Answer::New(receipt)) => (StatusCode::ACCEPTED, Json(intake.view(&receipt))).into_response(),
+        Some(Answer::New(receipt)) => (StatusCode::ACCEPTED, Json(stored(&receipt))).into_response(),
         Some(Answer::Replay(receipt)) => {
             let mut response = Json(intake.view(&receipt)).into_response();
             response.headers_mut().insert("idempotent-replayed", HeaderValue::from_static("true"));
@@ -222,7 +222,7 @@ impl Intake {
             document
         };
         match answer {
-            Answer::New(receipt) => with_status(202, json!(self.view(receipt))),
+            Answer::New(receipt) => with_status(202, json!(stored(receipt))),
             Answer::Replay(receipt) => {
                 let mut document = with_status(200, json!(self.view(receipt)));
                 merge(&mut document, json!({ "idempotent_replayed": true }));
@@ -245,13 +245,7 @@ impl Intake {
     }
 
     fn view<'a>(&self, receipt: &'a Receipt) -> ReceiptView<'a> {
-        ReceiptView {
-            id: &receipt.id,
-            order_no: &receipt.order_no,
-            state: self.state_name(receipt.state, receipt.seq),
-            seq: receipt.seq,
-            accepted_at: receipt.accepted_at,
-        }
+        ReceiptView { state: self.state_name(receipt.state, receipt.seq), ..stored(receipt) }
     }
 
     /// A record with its history, as the API shows it.
@@ -296,6 +290,18 @@ fn with_body(document: &Value, body: Option<&[u8]>) -> Response {
         text.push('}');
     }
     ([(http::header::CONTENT_TYPE, "application/json")], text).into_response()
+}
+
+/// A receipt with the state that is on disk. The answer to a new order says this one: that it may be on its way already
+/// is nothing a till must reckon with.
+fn stored(receipt: &Receipt) -> ReceiptView<'_> {
+    ReceiptView {
+        id: &receipt.id,
+        order_no: &receipt.order_no,
+        state: receipt.state.name(),
+        seq: receipt.seq,
+        accepted_at: receipt.accepted_at,
+    }
 }
 
 fn history(record: &Record) -> Vec<Value> {
