@@ -14,6 +14,7 @@ pub mod ids;
 pub mod mqtt;
 pub mod orders;
 pub mod problem;
+pub mod reconcile;
 pub mod route;
 #[cfg(feature = "schema")]
 pub mod schema;

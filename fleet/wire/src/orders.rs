@@ -23,6 +23,9 @@ pub const HEADER_STORE: &str = "samovar-store";
 pub const HEADER_LEDGER: &str = "samovar-ledger";
 /// Request header: the user data location of every order in the batch.
 pub const HEADER_UDL: &str = "udl";
+/// Request header of orders that are sent to be compared and must not be recorded as orders; its value is the origin
+/// that the order really belongs to.
+pub const HEADER_SHADOW: &str = "samovar-shadow";
 /// Answer header of the health check: the origin that answered.
 pub const HEADER_ORIGIN: &str = "samovar-origin";
 /// Request and answer header of the captive-portal test.

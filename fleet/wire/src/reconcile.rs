@@ -1,0 +1,141 @@
+//! Reconciliation: device and origin compare digests over ranges of a ledger's sequence numbers, and narrow down to
+//! the orders that only one of them has.
+//!
+//! A digest is a sum, not a chain: one order can be added without the others at hand, and the order in which they are
+//! added does not matter. A sum rather than an exclusive or, so that an order counted twice does not vanish.
+
+use crate::encoding::{hex, sha256};
+use crate::{DeviceId, Timestamp};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// Most ranges in one request.
+pub const MAX_RANGES: usize = 256;
+/// A range of so many places or fewer is answered with the keys that are `missing` and `unknown`; a wider one that
+/// differs is narrowed down by the device.
+pub const LEAF_PLACES: u64 = 256;
+
+/// Σ SHA-256(key ∥ 0x00 ∥ sha256 of the body) mod 2^256, over a set of orders. On the wire: 64 lower-case hexadecimal
+/// digits, big-endian.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Digest([u8; 32]);
+
+impl Digest {
+    /// Adds one order.
+    pub fn add(&mut self, key: &str, body_sha256: &[u8; 32]) {
+        let mut text = Vec::with_capacity(key.len() + 33);
+        text.extend_from_slice(key.as_bytes());
+        text.push(0);
+        text.extend_from_slice(body_sha256);
+        let term = sha256(&text);
+        let mut carry = 0_u16;
+        for (sum, byte) in self.0.iter_mut().zip(term).rev() {
+            let total = u16::from(*sum) + u16::from(byte) + carry;
+            *sum = total.to_be_bytes()[1];
+            carry = total >> 8;
+        }
+    }
+}
+
+impl Serialize for Digest {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&hex(&self.0))
+    }
+}
+
+impl<'de> Deserialize<'de> for Digest {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let digits = crate::encoding::sha256_from_hex(&text);
+        digits.map(Self).ok_or_else(|| serde::de::Error::custom("a digest is 64 hexadecimal digits"))
+    }
+}
+
+/// What a device asks: the orders that this origin answered `settled` or `duplicate`, range by range.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReconcileRequest {
+    /// The device.
+    pub device: DeviceId,
+    /// UUID of its ledger; sequence numbers belong to one ledger.
+    pub ledger: String,
+    /// At most [`MAX_RANGES`].
+    pub ranges: Vec<RangeDigest>,
+}
+
+/// What the device has in one range.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RangeDigest {
+    /// First place, included.
+    pub from_seq: u64,
+    /// Last place, included.
+    pub to_seq: u64,
+    /// Orders in it.
+    pub count: u64,
+    /// Their digest.
+    pub digest: Digest,
+}
+
+/// What the origin answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReconcileAnswer {
+    /// One per range of the request.
+    pub ranges: Vec<RangeVerdict>,
+    /// The origin's clock.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server_time: Option<Timestamp>,
+}
+
+/// What the origin says of one range.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RangeVerdict {
+    /// First place, included.
+    pub from_seq: u64,
+    /// Last place, included.
+    pub to_seq: u64,
+    /// Whether both have the same orders.
+    #[serde(rename = "match")]
+    pub matches: bool,
+    /// Keys that the origin lacks; the device sends these orders again. Absent when the range is too wide to tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub missing: Option<Vec<String>>,
+    /// Keys that the device lacks; it reports them. Absent when the range is too wide to tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unknown: Option<Vec<String>>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn digest(orders: &[(&str, [u8; 32])]) -> Digest {
+        let mut digest = Digest::default();
+        orders.iter().for_each(|(key, sha256)| digest.add(key, sha256));
+        digest
+    }
+
+    #[test]
+    fn a_digest_is_the_sum_of_the_hashes_of_key_zero_and_body_hash() {
+        // Computed with Python: sum of int.from_bytes(sha256(key + b"\0" + sha256(body))) modulo 2^256.
+        let orders = [("A-1", sha256(b"{}")), ("A-2", sha256(b"{\"a\":1}")), ("A-3", sha256(b"[]"))];
+        assert_eq!(
+            serde_json::to_value(digest(&orders)).unwrap(),
+            "c48c1bb5e6e9b88ee23b5710971b462f7511951356749b7bc46aadcafb050354"
+        );
+        assert_eq!(serde_json::to_value(Digest::default()).unwrap(), "0".repeat(64));
+    }
+
+    #[test]
+    fn the_order_of_adding_does_not_matter_and_repeats_do() {
+        let (one, two) = (("k1", sha256(b"1")), ("k2", sha256(b"2")));
+        assert_eq!(digest(&[one, two]), digest(&[two, one]));
+        assert_ne!(digest(&[one, two]), digest(&[one, two, two, two]));
+    }
+
+    #[test]
+    fn an_answer_says_match_on_the_wire() {
+        let answer: ReconcileAnswer =
+            serde_json::from_str(r#"{"ranges":[{"from_seq":1,"to_seq":9,"match":false,"missing":["a"]}]}"#)
+                .unwrap();
+        assert_eq!(answer.ranges[0].missing.as_deref(), Some(&["a".to_owned()][..]));
+        assert!(!answer.ranges[0].matches && answer.ranges[0].unknown.is_none());
+    }
+}
