@@ -1,7 +1,7 @@
 //! The loop of orders: ledger, routes and origins on one side, the dispatcher's decisions on the other.
 
 use super::conditions::conditions;
-use super::dispatcher::{Action, Dispatcher, Limits, Route, RouteQuery, Sending};
+use super::dispatcher::{Action, Dispatcher, Limits, Page, Route, RouteQuery, Sending};
 use super::ledger::{Change, ChangeTo, Head, Ledger, Outgoing};
 use super::origin::{Sender, Way, send};
 use super::outcome::BatchOutcome;
@@ -98,7 +98,7 @@ impl Flow {
         dispatcher.backlog(&backlog.borrow_and_update().clone());
         self.show_conditions();
         // Whatever an earlier run held may have its reason no longer.
-        let mut first = vec![dispatcher.identity_changed()];
+        let mut first = vec![dispatcher.identity_changed(mono())];
         first.extend(dispatcher.routes_changed(self.routes.table_version()));
         self.perform(first, &mut dispatcher, &mut sends).await;
         loop {
@@ -138,7 +138,7 @@ impl Flow {
                 }
                 Ok(()) = self.sender.changed() => {
                     self.sender.mark_unchanged();
-                    let action = dispatcher.identity_changed();
+                    let action = dispatcher.identity_changed(mono());
                     self.perform(vec![action], &mut dispatcher, &mut sends).await;
                 }
                 () = tokio::time::sleep_until(instant(wake_at)) => {}
@@ -168,9 +168,10 @@ impl Flow {
         let mut healthy = true;
         for action in actions {
             let result = match action {
-                Action::Load { group, after, limit } => {
-                    let heads = self.ledger.heads(group.clone(), after, limit).await;
-                    dispatcher.loaded(&group, after, limit, heads.as_ref().ok().cloned(), mono());
+                Action::Load { group, page } => {
+                    let Page { after, up_to, limit } = page;
+                    let heads = self.ledger.heads(group.clone(), after, up_to, limit).await;
+                    dispatcher.loaded(&group, &page, heads.as_ref().ok().cloned(), mono());
                     heads.map(|_| ())
                 }
                 Action::Send(sending) => {

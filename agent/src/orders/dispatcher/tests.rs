@@ -3,7 +3,10 @@
 
 use super::*;
 use crate::orders::ledger::Waiting;
+use crate::orders::outcome::{BatchOutcome, OrderVerdict};
+use samovar_wire::Country;
 use std::collections::HashMap;
+use std::time::Duration;
 
 const MAX: Limits = Limits { orders: 100, bytes: 64 * 1024 };
 
@@ -91,8 +94,12 @@ impl World {
     }
 
     fn publish(&mut self) {
-        let mut backlog =
-            Backlog { arrivals: self.arrivals, disturbed: self.disturbed, ..Backlog::default() };
+        let mut backlog = Backlog {
+            arrivals: self.arrivals,
+            disturbed: self.disturbed,
+            newest: self.orders.len() as u64,
+            ..Backlog::default()
+        };
         for order in self.orders.values().filter(|order| order.row == Row::Pending) {
             let group = Group { origin: order.origin.clone(), udl: order.country.clone() };
             let waiting =
@@ -125,17 +132,18 @@ impl World {
 
     fn perform(&mut self, action: Action) {
         match action {
-            Action::Load { group, after, limit } => {
+            Action::Load { group, page } => {
                 let heads = self
                     .orders
                     .iter()
                     .filter(|(seq, order)| {
-                        **seq > after
+                        **seq > page.after
+                            && **seq <= page.up_to
                             && order.row == Row::Pending
                             && order.origin == group.origin
                             && order.country == group.udl
                     })
-                    .take(limit)
+                    .take(page.limit)
                     .map(|(seq, order)| Head {
                         seq: *seq,
                         bytes: order.bytes,
@@ -143,7 +151,7 @@ impl World {
                         user: order.user.clone(),
                     })
                     .collect();
-                self.dispatcher.loaded(&group, after, limit, Some(heads), self.now);
+                self.dispatcher.loaded(&group, &page, Some(heads), self.now);
             }
             Action::Send(sending) => self.send(&sending),
             Action::Record(changes) => self.record(changes),
@@ -344,7 +352,7 @@ fn a_new_identity_is_tried_at_once() {
     world.post(5, "US");
     world.run_for(Duration::from_secs(5));
     world.answers("a", settle_all);
-    let action = world.dispatcher.identity_changed();
+    let action = world.dispatcher.identity_changed(world.now);
     world.perform(action);
     world.run_for(Duration::from_secs(1));
     assert_eq!(world.settled(), 5);
@@ -429,7 +437,8 @@ fn memory_is_bounded_by_the_window_and_not_by_the_backlog() {
     world.answers("a", |_, _| BatchOutcome::Unreachable("down".into()));
     world.post(20_000, "US");
     world.run_for(MINUTE);
-    let heads: usize = world.dispatcher.groups.values().map(|window| window.heads.len()).sum();
+    let heads = |queue: &Queue| queue.live().count() + queue.backlog().count();
+    let heads: usize = world.dispatcher.groups.values().map(heads).sum();
     assert!(heads <= 2 * WINDOW, "{heads} heads in memory");
 }
 
