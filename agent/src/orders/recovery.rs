@@ -86,6 +86,8 @@ struct Watch {
     stage: Stage,
     /// Something was wrong with it, apart from the batch that failed.
     away: bool,
+    /// Others said that it is down.
+    said_down: bool,
     next: Mono,
     pace: Duration,
 }
@@ -119,8 +121,14 @@ impl Recovery {
             match self.watches.get_mut(&silent.origin) {
                 Some(watch) => watch.silent = silent,
                 None => {
-                    let watch =
-                        Watch { silent, stage: Stage::Knocking, away: false, next: now, pace: KNOCK_EVERY };
+                    let watch = Watch {
+                        silent,
+                        stage: Stage::Knocking,
+                        away: false,
+                        said_down: false,
+                        next: now,
+                        pace: KNOCK_EVERY,
+                    };
                     self.watches.insert(watch.silent.origin.clone(), watch);
                 }
             }
@@ -151,6 +159,25 @@ impl Recovery {
                 watch.next = now;
             }
         }
+    }
+
+    /// The origins that are looked for.
+    pub fn origins(&self) -> impl Iterator<Item = &OriginId> {
+        self.watches.keys()
+    }
+
+    /// Takes in what others say of an origin. Only that it is up again is news: they may not have noticed yet that it
+    /// was down.
+    pub fn said(&mut self, origin: &OriginId, up: bool, now: Mono, random: u32) -> Option<Return> {
+        let place = self.place;
+        let watch = self.watches.get_mut(origin)?;
+        watch.said_down |= !up;
+        if !up || !watch.said_down {
+            return None;
+        }
+        let back = watch.back(now, place, now, random);
+        self.watches.remove(origin);
+        Some(back)
     }
 
     /// Takes in what became of a probe. `random` is uniform in 0..=`u32::MAX`.
