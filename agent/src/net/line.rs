@@ -24,11 +24,10 @@ pub fn changes() -> watch::Receiver<u64> {
 mod netlink {
     use rustix::io::Errno;
     use rustix::net::netlink::SocketAddrNetlink;
-    use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, bind, recv, socket_with};
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, socket_with};
     use std::io;
-    use std::os::fd::OwnedFd;
     use std::time::Duration;
-    use tokio::io::unix::AsyncFd;
+    use tokio::net::UnixDatagram;
     use tokio::sync::watch;
 
     /// Links, and the addresses and routes of both kinds of IP: the groups `RTMGRP_LINK`, `RTMGRP_IPV4_IFADDR`,
@@ -37,43 +36,34 @@ mod netlink {
     /// Least time between two changes that are told: one cable makes a dozen messages.
     const GAP: Duration = Duration::from_millis(100);
 
-    pub(super) fn open() -> io::Result<AsyncFd<OwnedFd>> {
+    /// The runtime knows no netlink. What it knows of a local datagram socket (wait until readable, then `recv`) is all
+    /// that is needed of one.
+    pub(super) fn open() -> io::Result<UnixDatagram> {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         // No protocol means routes.
         let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, None)?;
         bind(&socket, &SocketAddrNetlink::new(0, GROUPS))?;
-        Ok(AsyncFd::register(socket)?)
+        UnixDatagram::from_std(socket.into())
     }
 
-    pub(super) async fn listen(socket: AsyncFd<OwnedFd>, told: watch::Sender<u64>) {
+    pub(super) async fn listen(socket: UnixDatagram, told: watch::Sender<u64>) {
+        let mut message = [0_u8; 8 * 1024];
         loop {
-            tokio::select! {
+            let received = tokio::select! {
                 () = told.closed() => return,
-                ready = socket.readable() => {
-                    let Ok(mut ready) = ready else { return };
-                    match drain(socket.get_ref()) {
-                        Ok(()) => ready.clear_ready(),
-                        Err(error) => {
-                            tracing::warn!(%error, "changes of the network are no longer listened to");
-                            return;
-                        }
-                    }
-                }
+                received = socket.recv(&mut message) => received,
+            };
+            // Messages that were lost because nobody read them in time are changes too.
+            let lost = |error: &io::Error| error.raw_os_error() == Some(Errno::NOBUFS.raw_os_error());
+            if let Err(error) = received.as_ref()
+                && !lost(error)
+            {
+                tracing::warn!(%error, "changes of the network are no longer listened to");
+                return;
             }
             told.send_modify(|changes| *changes += 1);
             tokio::time::sleep(GAP).await;
-        }
-    }
-
-    /// Reads what there is. Messages that were lost because nobody read them in time are changes too.
-    fn drain(socket: &OwnedFd) -> io::Result<()> {
-        let mut message = [0_u8; 8 * 1024];
-        loop {
-            match recv(socket, &mut message[..], RecvFlags::DONTWAIT) {
-                Ok(_) | Err(Errno::INTR | Errno::NOBUFS) => {}
-                Err(Errno::AGAIN) => return Ok(()),
-                Err(error) => return Err(error.into()),
-            }
+            while socket.try_recv(&mut message).is_ok() {}
         }
     }
 }

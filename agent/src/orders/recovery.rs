@@ -148,7 +148,7 @@ impl Recovery {
     #[must_use]
     pub fn wake_at(&self) -> Option<Mono> {
         let waits = |watch: &&Watch| !matches!(watch.stage, Stage::Greeting(_));
-        self.watches.values().filter(waits).map(|watch| watch.next).min()
+        self.watches.values().filter(waits).map(Watch::due_at).min()
     }
 
     /// Something about the device's network changed: look at once.
@@ -210,17 +210,26 @@ impl Recovery {
 }
 
 impl Watch {
+    /// A live order does not wait for this device's turn.
+    fn due_at(&self) -> Mono {
+        match self.stage {
+            Stage::Waiting(line_up) if self.silent.urgent && self.away => line_up,
+            _ => self.next,
+        }
+    }
+
     fn due(&mut self, now: Mono) -> Option<Probe> {
         match self.stage {
-            Stage::Knocking if self.next <= now => {
+            _ if self.due_at() > now => None,
+            Stage::Knocking => {
                 self.next = now.plus(KNOCK_EVERY);
                 Some(Probe::Knock)
             }
-            Stage::Waiting(line_up) if self.next <= now || (self.silent.urgent && self.away) => {
+            Stage::Waiting(line_up) => {
                 self.stage = Stage::Greeting(line_up);
                 Some(Probe::Greet)
             }
-            _ => None,
+            Stage::Greeting(_) => None,
         }
     }
 
@@ -252,5 +261,146 @@ impl Watch {
             live_at: now.plus(LIVE_JITTER.wait(1, random)),
             backlog_from: line_up.plus(self.spread(place, line_up)).max(now),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn at(millis: u64) -> Mono {
+        Mono(Duration::from_millis(millis))
+    }
+
+    fn origin() -> OriginId {
+        "a".parse().unwrap()
+    }
+
+    fn silent(urgent: bool) -> Vec<Silent> {
+        vec![Silent { origin: origin(), country: "US".parse().unwrap(), since: at(0), urgent }]
+    }
+
+    fn probes(recovery: &mut Recovery, now: Mono) -> Vec<Probe> {
+        recovery.due(now).into_iter().map(|(_, _, probe)| probe).collect()
+    }
+
+    /// Away, with the door open again at this time.
+    fn reached(device: &str, urgent: bool, now: Mono) -> Recovery {
+        let mut recovery = Recovery::new();
+        recovery.set_device(device);
+        recovery.watch(silent(urgent), now);
+        assert_eq!(probes(&mut recovery, now), [Probe::Knock]);
+        assert_eq!(recovery.probed(&origin(), Probe::Knock, false, now, 0), None);
+        recovery.hurry(now);
+        assert_eq!(probes(&mut recovery, now), [Probe::Knock]);
+        assert_eq!(recovery.probed(&origin(), Probe::Knock, true, now, 0), None);
+        recovery
+    }
+
+    #[test]
+    fn it_knocks_at_a_steady_pace_however_long_it_takes() {
+        let mut recovery = Recovery::new();
+        recovery.watch(silent(false), at(0));
+        for step in 0..1_000 {
+            let now = at(step * 750);
+            assert_eq!(recovery.wake_at(), Some(now));
+            assert_eq!(probes(&mut recovery, now), [Probe::Knock]);
+            assert_eq!(probes(&mut recovery, now), []);
+            assert_eq!(recovery.probed(&origin(), Probe::Knock, false, now, 0), None);
+        }
+        recovery.watch(Vec::new(), at(750_000));
+        assert_eq!(recovery.wake_at(), None, "nobody is looked for any more");
+    }
+
+    #[test]
+    fn a_change_of_the_network_is_followed_at_once() {
+        let mut recovery = Recovery::new();
+        recovery.watch(silent(false), at(0));
+        assert_eq!(probes(&mut recovery, at(0)), [Probe::Knock]);
+        assert_eq!(probes(&mut recovery, at(100)), []);
+        recovery.hurry(at(100));
+        assert_eq!(probes(&mut recovery, at(100)), [Probe::Knock]);
+    }
+
+    #[test]
+    fn with_a_live_order_the_return_is_told_at_once_and_the_backlog_has_its_turn() {
+        let now = at(3_600_000);
+        let mut recovery = reached("POS-1", true, now);
+        assert_eq!(probes(&mut recovery, now), [Probe::Greet]);
+        let back = recovery.probed(&origin(), Probe::Greet, true, now, u32::MAX).unwrap();
+        assert_eq!((back.line_up, back.live_at), (now, now.plus(SECOND / 2)));
+        assert!(back.backlog_from >= now && back.backlog_from <= now.plus(MOST_SPREAD));
+    }
+
+    #[test]
+    fn without_a_live_order_even_the_health_request_waits_for_this_devices_turn() {
+        let now = at(3_600_000);
+        let mut recovery = reached("POS-1", false, now);
+        assert_eq!(probes(&mut recovery, now), []);
+        let turn = recovery.wake_at().unwrap();
+        assert!(turn > now && turn <= now.plus(MOST_SPREAD));
+        // A customer comes before that.
+        recovery.watch(silent(true), now.plus(SECOND / 10));
+        assert_eq!(probes(&mut recovery, now.plus(SECOND / 10)), [Probe::Greet]);
+    }
+
+    #[test]
+    fn turns_differ_by_device_grow_with_the_outage_and_are_bounded() {
+        let turn = |device: usize, outage: Mono| {
+            let mut recovery = reached(&format!("POS-{device}"), true, outage);
+            recovery.due(outage);
+            let back = recovery.probed(&origin(), Probe::Greet, true, outage, 0).unwrap();
+            back.backlog_from.after(outage)
+        };
+        for (outage, most) in [(10, SECOND), (60, SECOND * 6), (300, SECOND * 30), (3 * 86_400, MOST_SPREAD)]
+        {
+            let mut tenths = [0; 10];
+            for device in 0..1_000 {
+                let turn = turn(device, at(outage * 1_000));
+                tenths[(turn.as_secs_f64() / most.as_secs_f64() * 10.0) as usize] += 1;
+            }
+            assert!(tenths.iter().all(|count| (60..=140).contains(count)), "{outage} s: {tenths:?}");
+        }
+    }
+
+    #[test]
+    fn an_origin_that_takes_connections_and_is_not_healthy_is_asked_ever_more_seldom() {
+        let (mut recovery, mut now, mut asked) = (reached("POS-1", true, at(0)), at(0), Vec::new());
+        while now < at(120_000) {
+            for probe in probes(&mut recovery, now) {
+                if probe == Probe::Greet {
+                    asked.push(now);
+                }
+                assert_eq!(recovery.probed(&origin(), probe, probe == Probe::Knock, now, 0), None);
+            }
+            now = recovery.wake_at().unwrap().max(now);
+        }
+        let gaps: Vec<u128> = asked.windows(2).map(|pair| pair[1].after(pair[0]).as_millis()).collect();
+        assert_eq!(gaps[..6], [1_500, 3_000, 6_000, 12_000, 15_000, 15_000]);
+    }
+
+    #[test]
+    fn an_origin_that_was_never_away_does_not_come_back() {
+        let mut recovery = Recovery::new();
+        recovery.watch(silent(true), at(0));
+        let mut now = at(0);
+        while now < at(60_000) {
+            for probe in probes(&mut recovery, now) {
+                assert_eq!(recovery.probed(&origin(), probe, true, now, 0), None);
+            }
+            now = recovery.wake_at().unwrap().max(now);
+        }
+    }
+
+    #[test]
+    fn what_others_say_counts_only_after_they_had_noticed() {
+        let mut recovery = Recovery::new();
+        recovery.watch(silent(false), at(0));
+        assert_eq!(recovery.said(&origin(), true, at(1), 0), None, "they do not know yet");
+        assert_eq!(recovery.said(&origin(), false, at(2), 0), None);
+        assert!(recovery.said(&origin(), true, at(3), 0).is_some());
+        assert_eq!(recovery.wake_at(), None);
     }
 }
