@@ -101,3 +101,26 @@ async fn a_refund_gets_past_its_unsettled_sale_only_with_the_token() -> Result<(
     ensure!(forced.status == 200 && forced.json()["state"] == "pending", "{}", forced.json());
     Ok(())
 }
+
+#[tokio::test]
+async fn a_bound_order_is_released_only_with_the_token_and_a_reason() -> Result<()> {
+    let mut shop = shop().await?;
+    shop.origin.stop().await;
+    let id = accepted(shop.agent.api(), &sale("A-1")).await?;
+    let api = shop.agent.api();
+    eventually("the order is bound", SOON, async || {
+        let record = api.order(&id).await.ok()?;
+        (record["origin"] == "us-west").then_some(())
+    })
+    .await?;
+    let (path, bearer) = (format!("/v1/orders/{id}/release"), token(&shop.agent)?);
+    let headers = [("content-type", "application/json"), ("authorization", bearer.as_str())];
+    let stranger = api.post(&path, r#"{"reason":"the origin is gone"}"#).await?;
+    ensure!(matches!(stranger.status, 401 | 403), "{}", stranger.json());
+    let silent = api.send(Method::POST, &path, &headers, "{}").await?;
+    ensure!(matches!(silent.status, 400 | 422), "{}", silent.json());
+    let done = api.send(Method::POST, &path, &headers, r#"{"reason":"the origin is gone"}"#).await?;
+    ensure!(done.status == 200 && done.json()["history"].to_string().contains("release"), "{}", done.json());
+    shop.origin.restart().await?;
+    settled(&shop.agent, 1, AFTER_RETRY).await
+}

@@ -237,7 +237,7 @@ impl Lane {
         }
         self.failures = self.failures.saturating_add(1);
         self.down_since = self.down_since.or(Some(now));
-        (self.heard, self.quickest, self.orders) = (false, Duration::MAX, 1);
+        (self.heard, self.quickest, self.orders, self.live_in_a_row) = (false, Duration::MAX, 1, 0);
         let wait = match cause {
             Cause::Identity => identity_wait(random),
             Cause::NoAnswer | Cause::Busy => {
