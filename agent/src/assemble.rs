@@ -23,7 +23,7 @@ mod reporting;
 mod routes;
 
 use crate::clock::{Mono, mono, wall};
-use crate::config::{Config, ConfigError};
+use crate::config::{Config, ConfigError, OriginMode};
 use crate::data_dir::{DataDir, DataDirError, Run};
 use crate::heartbeat::{self, Heartbeat, Heartbeats};
 use crate::http::{Gate, listener};
@@ -33,6 +33,7 @@ use crate::net::ClientSettings;
 use crate::orders::dispatcher::Limits;
 use crate::orders::intake::{self, Intake};
 use crate::orders::ledger::{Ledger, LedgerSettings, OpenError};
+use crate::orders::origin::AT_ONCE;
 use crate::orders::run::{Events, Flow, InFlight};
 use crate::page::api::{self, Api};
 use crate::relay::{Outbox, OutboxError, OutboxSettings, Stream};
@@ -335,8 +336,13 @@ pub fn ledger_settings(data: &std::path::Path, config: &Config) -> LedgerSetting
 }
 
 fn limits(config: &Config) -> Limits {
+    let batch = usize::try_from(config.orders.batch_max_orders).unwrap_or(1);
+    let orders = match config.origin.mode {
+        OriginMode::Batch => batch,
+        OriginMode::Single => batch.min(AT_ONCE),
+    };
     Limits {
-        orders: usize::try_from(config.orders.batch_max_orders).unwrap_or(1),
+        orders,
         bytes: config.orders.batch_max_bytes,
     }
 }

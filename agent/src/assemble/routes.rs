@@ -45,10 +45,13 @@ impl Routes for RoutesOfOrders {
     fn way(&self, query: RouteQuery<'_>) -> Result<Way, String> {
         let decision = self.decide(query).map_err(|error| error.to_string())?;
         let client = self.routing.client(&decision).map_err(|error| explain(&error))?;
-        Ok(Way { client, base_url: decision.base_url })
+        Ok(Way { origin: decision.origin, client, base_url: decision.base_url })
     }
 
     fn report(&self, origin: &OriginId, outcome: &BatchOutcome) {
+        if let BatchOutcome::Partly { others, .. } = outcome {
+            return self.report(origin, others);
+        }
         let outcome = match outcome {
             BatchOutcome::Unreachable(why) => Outcome::Failed(why.clone()),
             // Too many requests is an answer; a server error is a failure.

@@ -12,6 +12,7 @@
 //! Memory is bounded by the window, not by the backlog.
 
 mod lane;
+mod partly;
 
 pub use lane::Limits;
 
@@ -315,6 +316,9 @@ impl Dispatcher {
         now: Mono,
         random: u32,
     ) -> Vec<Action> {
+        if let BatchOutcome::Partly { verdicts, others } = outcome {
+            return self.answered_partly(sent, verdicts, others, now, random);
+        }
         for head in &sent.heads {
             self.in_flight.remove(&head.seq);
         }
@@ -358,6 +362,8 @@ impl Dispatcher {
                     self.in_flight.extend(sent.heads.iter().map(|head| head.seq));
                 }
             }
+            // Taken apart above.
+            BatchOutcome::Partly { .. } => {}
         }
         if changes.is_empty() { Vec::new() } else { vec![Action::Record(changes)] }
     }

@@ -3,7 +3,7 @@
 use super::conditions::conditions;
 use super::dispatcher::{Action, Dispatcher, Limits, Route, RouteQuery, Sending};
 use super::ledger::{Change, ChangeTo, Head, Ledger, Outgoing};
-use super::origin::{Sender, Way, send};
+use super::origin::{Parcel, Sender, Way, send};
 use super::outcome::BatchOutcome;
 use crate::clock::{instant, mono};
 use crate::heartbeat::Heartbeat;
@@ -205,7 +205,8 @@ impl Flow {
             let outcome = match (routes.way(query), sender) {
                 _ if orders.is_empty() => BatchOutcome::Answered(Vec::new()),
                 (Ok(way), Some(sender)) => {
-                    let outcome = send(&sender, &way, &country, &orders).await;
+                    let parcel = Parcel { udl: &country, orders: &orders, shadow_of: None };
+                    let outcome = send(&sender, &way, parcel).await;
                     routes.report(&origin, &outcome);
                     outcome
                 }
@@ -265,5 +266,6 @@ fn log(sending: &Sending, outcome: &BatchOutcome) {
         BatchOutcome::TooLarge(why) => tracing::info!(%origin, orders, why, "batch too large, split"),
         BatchOutcome::BatchRefused(why) => tracing::info!(%origin, orders, why, "batch refused, bisected"),
         BatchOutcome::NotTheOrigin(what) => tracing::warn!(%origin, what, "not the origin"),
+        BatchOutcome::Partly { others, .. } => log(sending, others),
     }
 }
