@@ -5,6 +5,7 @@
 //! | ledger requests | 1,024 | tills, dispatcher, API → ledger thread | tills: 503 at once; others wait ≤ 10 s |
 //! | backlog, storage | last value | ledger thread → dispatcher, conditions | overwritten |
 //! | batches under way | 1 per origin | dispatcher → origins | the dispatcher waits |
+//! | shadow copies | 256 and 1 MiB | orders → shadow | the newest is dropped and counted |
 //! | routing inbox | 256 | reports, offers → routing | reports dropped, offers told to come back |
 //! | view, changed | last value | routing → everyone | overwritten |
 //! | board | last value | every flow → reporter | overwritten |
@@ -35,13 +36,14 @@ use crate::orders::intake::{self, Intake};
 use crate::orders::ledger::{Ledger, LedgerSettings, OpenError};
 use crate::orders::origin::AT_ONCE;
 use crate::orders::run::{Events, Flow, InFlight};
+use crate::orders::shadow::{self, Shadow};
 use crate::page::api::{self, Api};
 use crate::relay::{Outbox, OutboxError, OutboxSettings, Stream};
 use crate::routing::{self, Routing, RoutingSettings, Setup};
 use crate::status::Board;
 use crate::store::StoreError;
 use relaying::Relaying;
-use routes::RoutesOfOrders;
+use routes::{RoutesOfOrders, shadow_rules};
 use samovar_wire::conditions::Condition;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
@@ -210,23 +212,34 @@ impl Frame {
         identity: &Identity,
         routing: &Routing,
         outbox: &Outbox,
-    ) -> Result<Intake, StartError> {
+    ) -> Result<(Intake, Shadow), StartError> {
         let heartbeat = self.heartbeats.register("ledger", STUCK);
         let ledger = Ledger::open(ledger_settings(&self.data, &self.config), heartbeat)?;
         let (events, in_flight) = (events(outbox), InFlight::default());
+        let routes = Arc::new(RoutesOfOrders::new(routing.clone()));
+        let sender = self.sender(identity, &ledger);
+        let setup = shadow::Setup {
+            routes: routes.clone(),
+            sender: sender.clone(),
+            backlog: ledger.backlog(),
+            events: Arc::clone(&events),
+        };
+        let (shadow, runner) = shadow::start(setup, shadow_rules(routing));
+        self.spawn("shadow", STUCK, |heartbeat, stop| runner.run(heartbeat, stop));
         let flow = Flow {
             ledger: ledger.clone(),
-            routes: Arc::new(RoutesOfOrders::new(routing.clone())),
-            sender: self.sender(identity, &ledger),
+            routes,
+            sender,
             board: self.board.clone(),
             events: Arc::clone(&events),
             limits: limits(&self.config),
             in_flight: in_flight.clone(),
+            shadow: shadow.clone(),
         };
         self.spawn("orders", STUCK, |heartbeat, stop| flow.run(heartbeat, stop));
         let identity = identity.clone();
         let home = Arc::new(move || identity.current().map(|who| who.country.clone()));
-        Ok(Intake { ledger, home, events, in_flight })
+        Ok((Intake { ledger, home, events, in_flight }, shadow))
     }
 }
 
@@ -252,15 +265,16 @@ impl Agent {
         let identity = frame.identity()?;
         let routing = frame.routing(&identity)?;
         let outbox = frame.outbox()?;
-        let intake = frame.orders(&identity, &routing, &outbox)?;
+        let (intake, shadow) = frame.orders(&identity, &routing, &outbox)?;
         let report = frame.report(&identity, &routing, &intake.ledger, &intake.events).await;
-        let relaying = Relaying::new(&frame, &identity, &routing, &report, &outbox);
+        let relaying = Relaying::new(&frame, &identity, &routing, &report, &outbox, &shadow);
         let api = Api {
             state: report.snapshot,
             storage: intake.ledger.storage(),
             routing,
             started: frame.started,
             relay: relaying.numbers(),
+            shadow,
         };
         let relaying = tokio::spawn(relaying.run(frame.stop.subscribe()));
 

@@ -5,8 +5,10 @@ use crate::orders::dispatcher::{Route, RouteQuery};
 use crate::orders::origin::Way;
 use crate::orders::outcome::BatchOutcome;
 use crate::orders::run::Routes;
+use crate::orders::shadow;
 use crate::routing::{Ask, Outcome, RouteError, Routing};
 use samovar_wire::{OriginId, ServiceName};
+use std::sync::Arc;
 use tokio::sync::watch;
 
 /// The service that orders go to.
@@ -31,6 +33,14 @@ impl RoutesOfOrders {
             None => self.routing.choose(&ask),
         }
     }
+}
+
+/// The shadow rules of the table in force, for orders.
+pub(super) fn shadow_rules(routing: &Routing) -> shadow::Rules {
+    let routing = routing.clone();
+    Arc::new(move || {
+        routing.table().map(|in_force| shadow::rules(&in_force.table, ORDERS)).unwrap_or_default()
+    })
 }
 
 impl Routes for RoutesOfOrders {

@@ -5,6 +5,7 @@ use super::dispatcher::{Action, Dispatcher, Limits, Route, RouteQuery, Sending};
 use super::ledger::{Change, ChangeTo, Head, Ledger, Outgoing};
 use super::origin::{Parcel, Sender, Way, send};
 use super::outcome::BatchOutcome;
+use super::shadow::Shadow;
 use crate::clock::{instant, mono};
 use crate::heartbeat::Heartbeat;
 use crate::status::Board;
@@ -75,6 +76,8 @@ pub struct Flow {
     pub limits: Limits,
     /// What the API is told of orders on their way.
     pub in_flight: InFlight,
+    /// Where answered orders are offered for comparison.
+    pub shadow: Shadow,
 }
 
 /// How sending a batch ended.
@@ -231,6 +234,7 @@ impl Flow {
         for action in dispatcher.answered(&sent.sending, &outcome, mono(), random) {
             let Action::Record(changes) = action else { continue };
             self.tell(&sent.sending, &sent.orders, &changes);
+            self.shadow.offer(&sent.sending.origin, &sent.sending.country, &sent.orders, &changes);
             if let Err(error) = self.ledger.change(changes).await {
                 // The origin absorbs the repeat that this costs.
                 tracing::warn!(%error, "outcomes could not be recorded; these orders will be sent again");

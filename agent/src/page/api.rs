@@ -4,6 +4,7 @@ use super::home;
 use crate::clock::Mono;
 use crate::http::Failure;
 use crate::orders::ledger::Storage;
+use crate::orders::shadow::Shadow;
 use crate::routing::{RouteError, Routing};
 use crate::status::metrics;
 use crate::status::report::uptime_s;
@@ -37,6 +38,8 @@ pub struct Api {
     pub started: Mono,
     /// The relay's numbers.
     pub relay: Arc<dyn Fn() -> metrics::Relay + Send + Sync>,
+    /// Shadow traffic.
+    pub shadow: Shadow,
 }
 
 /// The routes of this module.
@@ -77,6 +80,7 @@ async fn status(State(api): State<Api>) -> Json<Value> {
             "relay".into(),
             json!({ "connected": relay.connected, "outbox_events": relay.outbox_events }),
         );
+        fields.insert("shadow".into(), json!(api.shadow.report()));
     }
     Json(document)
 }
@@ -143,7 +147,8 @@ async fn readyz(State(api): State<Api>) -> Result<Json<Value>, Failure> {
 
 async fn prometheus(State(api): State<Api>) -> Response {
     let state = (api.state)().await;
-    let values = metrics::values(&state, uptime_s(api.started), &(api.relay)());
+    let mut values = metrics::values(&state, uptime_s(api.started), &(api.relay)());
+    values.extend(api.shadow.metrics());
     ([(http::header::CONTENT_TYPE, "text/plain; version=0.0.4")], metrics::exposition(&values))
         .into_response()
 }
