@@ -193,7 +193,10 @@ impl Frame {
                 request_timeout: Duration::from_millis(self.config.origin.request_timeout_ms),
             },
             board: self.board.clone(),
-            settings: RoutingSettings::default(),
+            settings: RoutingSettings {
+                named: self.config.origin.mode == OriginMode::Batch,
+                ..RoutingSettings::default()
+            },
         })?;
         self.spawn("routing", STUCK, |heartbeat, stop| runner.run(heartbeat, stop));
         Ok(routing)
@@ -355,8 +358,5 @@ fn limits(config: &Config) -> Limits {
         OriginMode::Batch => batch,
         OriginMode::Single => batch.min(AT_ONCE),
     };
-    Limits {
-        orders,
-        bytes: config.orders.batch_max_bytes,
-    }
+    Limits { orders, bytes: config.orders.batch_max_bytes }
 }

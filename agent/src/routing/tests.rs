@@ -105,6 +105,7 @@ fn quick() -> RoutingSettings {
             least_gap: Duration::from_millis(10),
             ..HealthSettings::default()
         },
+        named: true,
     }
 }
 

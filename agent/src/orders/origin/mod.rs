@@ -114,11 +114,7 @@ async fn exchange(sender: &Sender, request: reqwest::RequestBuilder) -> Result<A
 }
 
 /// The headers of every request that carries orders; `key` makes its repeat safe.
-fn headers(
-    sender: &Sender,
-    parcel: &Parcel<'_>,
-    key: &str,
-) -> Result<HeaderMap, header::InvalidHeaderValue> {
+fn headers(sender: &Sender, parcel: &Parcel<'_>, key: &str) -> Result<HeaderMap, header::InvalidHeaderValue> {
     let traceparent = format!("00-{:032x}-{:016x}-01", fastrand::u128(1..), fastrand::u64(1..));
     let mut headers = HeaderMap::new();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));

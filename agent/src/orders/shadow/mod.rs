@@ -94,7 +94,9 @@ impl Shadow {
         }
         let by_seq: HashMap<u64, &Outgoing> = orders.iter().map(|order| (order.seq, order)).collect();
         for change in changes {
-            let Some((order, answer)) = by_seq.get(&change.seq).zip(Said::really(&change.to)) else { continue };
+            let Some((order, answer)) = by_seq.get(&change.seq).zip(Said::really(&change.to)) else {
+                continue;
+            };
             for rule in rules.iter().filter(|rule| rule.takes(&order.key)) {
                 self.push(Copied {
                     order: (*order).clone(),

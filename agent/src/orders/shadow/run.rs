@@ -52,24 +52,22 @@ impl Runner {
 
     /// Runs until told to stop.
     pub async fn run(mut self, heartbeat: Heartbeat, mut stop: watch::Receiver<bool>) {
-        let mut next: Option<Copied> = None;
         loop {
             heartbeat.beat();
             let look_again = self.tell(mono()).unwrap_or_else(|| mono().plus(heartbeat.interval()));
             let quiet = is_quiet(&self.setup.backlog.borrow_and_update());
-            if let Some(copy) = next.take_if(|_| quiet) {
-                tokio::select! {
-                    () = stop::asked(&mut stop) => return,
-                    () = self.compare(&copy) => {}
-                }
-                self.shadow.bytes.fetch_sub(copy.order.body.len(), Ordering::Relaxed);
-                continue;
-            }
             let wake_at = look_again.min(mono().plus(heartbeat.interval()));
             tokio::select! {
+                // An order that has just come goes before a copy.
+                biased;
                 () = stop::asked(&mut stop) => return,
-                Some(copy) = self.copies.recv(), if next.is_none() => next = Some(copy),
                 Ok(()) = self.setup.backlog.changed() => {}
+                Some(copy) = self.copies.recv(), if quiet => tokio::select! {
+                    () = stop::asked(&mut stop) => return,
+                    () = self.compare(&copy) => {
+                        self.shadow.bytes.fetch_sub(copy.order.body.len(), Ordering::Relaxed);
+                    }
+                },
                 () = tokio::time::sleep_until(instant(wake_at)) => {}
             }
         }

@@ -43,8 +43,7 @@ mod tests {
     use super::*;
 
     fn share(basis_points: u32, origin: &str) -> Vec<usize> {
-        let rule =
-            Rule { country: "US".parse().unwrap(), origin: origin.parse().unwrap(), basis_points };
+        let rule = Rule { country: "US".parse().unwrap(), origin: origin.parse().unwrap(), basis_points };
         (0..10_000).filter(|n| rule.takes(&format!("A-{n:06}"))).collect()
     }
 

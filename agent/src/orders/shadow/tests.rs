@@ -79,8 +79,7 @@ fn world(rules: Vec<Rule>) -> World {
 
 impl World {
     fn offer(&self, orders: &[Outgoing], to: &ChangeTo) {
-        let changes: Vec<_> =
-            orders.iter().map(|order| Change { seq: order.seq, to: to.clone() }).collect();
+        let changes: Vec<_> = orders.iter().map(|order| Change { seq: order.seq, to: to.clone() }).collect();
         self.shadow.offer(&real(), &country(), orders, &changes);
     }
 
