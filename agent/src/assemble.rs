@@ -191,12 +191,10 @@ impl Frame {
                 scheme: self.config.origin.scheme,
                 connect_timeout: Duration::from_millis(self.config.origin.connect_timeout_ms),
                 request_timeout: Duration::from_millis(self.config.origin.request_timeout_ms),
+                named: self.config.origin.mode == OriginMode::Batch,
             },
             board: self.board.clone(),
-            settings: RoutingSettings {
-                named: self.config.origin.mode == OriginMode::Batch,
-                ..RoutingSettings::default()
-            },
+            settings: RoutingSettings::default(),
         })?;
         self.spawn("routing", STUCK, |heartbeat, stop| runner.run(heartbeat, stop));
         Ok(routing)

@@ -20,25 +20,25 @@ pub(super) struct Found {
     pub(super) took: Duration,
 }
 
-/// Probes one origin. The time-outs are those of `clients`. An origin with an API of its own need not know its name
-/// (`named` is false): whatever answers at its address, and is neither a failure nor a portal, is taken for it.
-pub(super) async fn probe(clients: Clients, way: Decision, named: bool) -> Found {
+/// Probes one origin. The time-outs are those of `clients`. An origin with an API of its own need not know its name:
+/// whatever answers at its address, and is neither a failure nor a portal, is taken for it.
+pub(super) async fn probe(clients: Clients, way: Decision) -> Found {
     let began = mono();
     let probed = match clients.client(&way) {
-        Ok(client) => Probed::Sent(ask(&clients, &client, &way, named).await),
+        Ok(client) => Probed::Sent(ask(&clients, &client, &way).await),
         Err(why) => Probed::NotSent(explain(&why)),
     };
     Found { origin: way.origin, probed, took: mono().after(began) }
 }
 
-async fn ask(clients: &Clients, client: &reqwest::Client, way: &Decision, named: bool) -> Outcome {
+async fn ask(clients: &Clients, client: &reqwest::Client, way: &Decision) -> Outcome {
     let sent = client.get(format!("{}/.samovar/health", way.base_url)).send().await;
     let response = match sent {
         Ok(response) => response,
         Err(error) => return Outcome::Failed(explain(&error.without_url())),
     };
     let name = response.headers().get(ORIGIN_HEADER).map(http::HeaderValue::as_bytes);
-    let outcome = judge(response.status(), name, &way.origin, named);
+    let outcome = judge(response.status(), name, &way.origin, clients.settings().named);
     if let (Outcome::Answered, Some(address)) = (&outcome, response.remote_addr()) {
         clients.resolver().remember(&way.endpoint.host, address.ip());
     }

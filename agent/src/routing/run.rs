@@ -66,8 +66,6 @@ pub struct RoutingSettings {
     pub probe_total: Duration,
     /// Probes and thresholds.
     pub health: HealthSettings,
-    /// Whether origins say their name when they are probed, as the origin contract has it.
-    pub named: bool,
 }
 
 impl Default for RoutingSettings {
@@ -77,7 +75,6 @@ impl Default for RoutingSettings {
             probe_connect: Duration::from_secs(2),
             probe_total: Duration::from_secs(4),
             health: HealthSettings::default(),
-            named: true,
         }
     }
 }
@@ -183,9 +180,8 @@ impl Runner {
 
     fn begin_round(&mut self, now: Mono) -> Option<BoxFuture<'static, Vec<Found>>> {
         let due = self.origins.begin_round(now);
-        let named = self.setup.settings.named;
         let ways = due.iter().filter_map(|origin| self.targets.get(origin).cloned());
-        let probes: Vec<_> = ways.map(|way| probe(self.probes.clone(), way, named)).collect();
+        let probes: Vec<_> = ways.map(|way| probe(self.probes.clone(), way)).collect();
         (!probes.is_empty()).then(|| join_all(probes).boxed())
     }
 

