@@ -7,6 +7,7 @@
 //! | batches under way | 1 per origin | dispatcher → origins | the dispatcher waits |
 //! | probes under way | 4 per origin that does not answer | dispatcher → origins | their time-outs end them |
 //! | changes of the network | last value | kernel → dispatcher | overwritten |
+//! | shadow copies | 256 and 1 MiB | orders → shadow | the newest is dropped and counted |
 //! | routing inbox | 256 | reports, offers → routing | reports dropped, offers told to come back |
 //! | view, changed | last value | routing → everyone | overwritten |
 //! | board | last value | every flow → reporter | overwritten |
@@ -25,7 +26,7 @@ mod reporting;
 mod routes;
 
 use crate::clock::{Mono, mono, wall};
-use crate::config::{Config, ConfigError};
+use crate::config::{Config, ConfigError, OriginMode};
 use crate::data_dir::{DataDir, DataDirError, Run};
 use crate::heartbeat::{self, Heartbeat, Heartbeats};
 use crate::http::{Gate, listener};
@@ -35,14 +36,16 @@ use crate::net::{ClientSettings, line};
 use crate::orders::dispatcher::Limits;
 use crate::orders::intake::{self, Intake};
 use crate::orders::ledger::{Ledger, LedgerSettings, OpenError};
+use crate::orders::origin::AT_ONCE;
 use crate::orders::run::{Events, Flow, InFlight, Lanes};
+use crate::orders::shadow::{self, Shadow};
 use crate::page::api::{self, Api};
 use crate::relay::{Outbox, OutboxError, OutboxSettings, Stream};
 use crate::routing::{self, Routing, RoutingSettings, Setup};
 use crate::status::Board;
 use crate::store::StoreError;
 use relaying::Relaying;
-use routes::RoutesOfOrders;
+use routes::{RoutesOfOrders, shadow_rules};
 use samovar_wire::conditions::Condition;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
@@ -191,6 +194,7 @@ impl Frame {
                 scheme: self.config.origin.scheme,
                 connect_timeout: Duration::from_millis(self.config.origin.connect_timeout_ms),
                 request_timeout: Duration::from_millis(self.config.origin.request_timeout_ms),
+                named: self.config.origin.mode == OriginMode::Batch,
             },
             board: self.board.clone(),
             settings: RoutingSettings::default(),
@@ -212,25 +216,36 @@ impl Frame {
         identity: &Identity,
         routing: &Routing,
         outbox: &Outbox,
-    ) -> Result<Intake, StartError> {
+    ) -> Result<(Intake, Shadow), StartError> {
         let heartbeat = self.heartbeats.register("ledger", STUCK);
         let ledger = Ledger::open(ledger_settings(&self.data, &self.config), heartbeat)?;
         let (events, in_flight) = (events(outbox), InFlight::default());
+        let routes = Arc::new(RoutesOfOrders::new(routing.clone()));
+        let sender = self.sender(identity, &ledger);
+        let setup = shadow::Setup {
+            routes: routes.clone(),
+            sender: sender.clone(),
+            backlog: ledger.backlog(),
+            events: Arc::clone(&events),
+        };
+        let (shadow, runner) = shadow::start(setup, shadow_rules(routing));
+        self.spawn("shadow", STUCK, |heartbeat, stop| runner.run(heartbeat, stop));
         let flow = Flow {
             ledger: ledger.clone(),
-            routes: Arc::new(RoutesOfOrders::new(routing.clone())),
-            sender: self.sender(identity, &ledger),
+            routes,
+            sender,
             board: self.board.clone(),
             events: Arc::clone(&events),
             limits: limits(&self.config),
             in_flight: in_flight.clone(),
             lanes: self.lanes.clone(),
             line: line::changes(),
+            shadow: shadow.clone(),
         };
         self.spawn("orders", STUCK, |heartbeat, stop| flow.run(heartbeat, stop));
         let identity = identity.clone();
         let home = Arc::new(move || identity.current().map(|who| who.country.clone()));
-        Ok(Intake { ledger, home, events, in_flight })
+        Ok((Intake { ledger, home, events, in_flight }, shadow))
     }
 }
 
@@ -257,9 +272,9 @@ impl Agent {
         let identity = frame.identity()?;
         let routing = frame.routing(&identity)?;
         let outbox = frame.outbox()?;
-        let intake = frame.orders(&identity, &routing, &outbox)?;
+        let (intake, shadow) = frame.orders(&identity, &routing, &outbox)?;
         let report = frame.report(&identity, &routing, &intake.ledger, &intake.events).await;
-        let relaying = Relaying::new(&frame, &identity, &routing, &report, &outbox);
+        let relaying = Relaying::new(&frame, &identity, &routing, &report, &outbox, &shadow);
         let api = Api {
             state: report.snapshot,
             storage: intake.ledger.storage(),
@@ -267,6 +282,7 @@ impl Agent {
             started: frame.started,
             relay: relaying.numbers(),
             lanes: frame.lanes.clone(),
+            shadow,
         };
         let relaying = tokio::spawn(relaying.run(frame.stop.subscribe()));
 
@@ -342,8 +358,10 @@ pub fn ledger_settings(data: &std::path::Path, config: &Config) -> LedgerSetting
 }
 
 fn limits(config: &Config) -> Limits {
-    Limits {
-        orders: usize::try_from(config.orders.batch_max_orders).unwrap_or(1),
-        bytes: config.orders.batch_max_bytes,
-    }
+    let batch = usize::try_from(config.orders.batch_max_orders).unwrap_or(1);
+    let orders = match config.origin.mode {
+        OriginMode::Batch => batch,
+        OriginMode::Single => batch.min(AT_ONCE),
+    };
+    Limits { orders, bytes: config.orders.batch_max_bytes }
 }

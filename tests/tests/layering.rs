@@ -35,10 +35,17 @@ const CRATES: &[(&str, &str, &[&str])] = &[
 
 /// Files that only decide, whatever else changes.
 const POLICIES: &[&str] = &[
+    "agent/src/config/single.rs",
+    "agent/src/config/template.rs",
     "agent/src/identity/renewal.rs",
     "agent/src/orders/backoff.rs",
     "agent/src/orders/dispatcher.rs",
+    "agent/src/orders/dispatcher/partly.rs",
     "agent/src/orders/outcome.rs",
+    "agent/src/orders/outcome/single.rs",
+    "agent/src/orders/shadow/compare.rs",
+    "agent/src/orders/shadow/select.rs",
+    "agent/src/orders/shadow/tally.rs",
     "agent/src/relay/backoff.rs",
     "agent/src/relay/cursor.rs",
     "agent/src/relay/session.rs",

@@ -1,5 +1,6 @@
 //! The sections, each with its defaults and the rules its own values must keep.
 
+use super::single::SingleSection;
 use samovar_wire::dsse::TrustedKeys;
 use samovar_wire::ids::DeviceClass;
 use samovar_wire::route::Scheme;
@@ -88,6 +89,34 @@ pub struct OriginSection {
     pub connect_timeout_ms: u64,
     /// Longest time from request to the end of the answer.
     pub request_timeout_ms: u64,
+    /// Orders in batches, or one by one to an API of the origin's own.
+    pub mode: OriginMode,
+    /// With `mode = "single"`: that API.
+    pub single: Option<SingleSection>,
+    /// How batches are compressed.
+    pub compression: Compression,
+}
+
+/// `[origin] mode`
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OriginMode {
+    /// Batches, as the origin contract has them.
+    #[default]
+    Batch,
+    /// One request per order, to an API that the origin has already.
+    Single,
+}
+
+/// `[origin] compression`
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Compression {
+    /// As they are; every origin reads that.
+    #[default]
+    None,
+    /// gzip, until an origin answers that it cannot read it.
+    Gzip,
 }
 
 impl Default for OriginSection {
@@ -98,6 +127,9 @@ impl Default for OriginSection {
             scheme: Scheme::Https,
             connect_timeout_ms: 5_000,
             request_timeout_ms: 15_000,
+            mode: OriginMode::Batch,
+            single: None,
+            compression: Compression::None,
         }
     }
 }
@@ -106,11 +138,29 @@ impl OriginSection {
     pub(super) fn check(&self) -> Result<(), Wrong> {
         within("origin.connect_timeout_ms", self.connect_timeout_ms, 100, 60_000)?;
         within("origin.request_timeout_ms", self.request_timeout_ms, 100, 300_000)?;
+        self.check_single()?;
         match &self.tls {
             Some(tls) if tls.cert.is_some() != tls.key.is_some() => {
                 Err(("origin.tls", "cert and key are given together or not at all".into()))
             }
             _ => Ok(()),
+        }
+    }
+}
+
+impl OriginSection {
+    fn check_single(&self) -> Result<(), Wrong> {
+        match (self.mode, &self.single) {
+            (OriginMode::Single, None) => {
+                Err(("origin.mode", "\"single\" needs a section [origin.single] with a path".into()))
+            }
+            (OriginMode::Single, Some(_)) if self.compression != Compression::None => {
+                Err(("origin.compression", "only batches are compressed".into()))
+            }
+            (_, Some(single)) => single
+                .check(self.scheme == Scheme::Https, !self.token.is_empty())
+                .map_err(|problem| ("origin.single", problem)),
+            (OriginMode::Batch, None) => Ok(()),
         }
     }
 }

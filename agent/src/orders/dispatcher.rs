@@ -22,6 +22,7 @@ mod desk;
 mod lane;
 mod model;
 mod queue;
+mod partly;
 
 pub use lane::{Cause, LaneState, Limits};
 pub use model::{Action, Route, RouteQuery, Sending};

@@ -3,9 +3,10 @@
 use super::conditions::conditions;
 use super::dispatcher::{Action, Dispatcher, LaneState, Limits, Page, Route, RouteQuery, Sending};
 use super::ledger::{Change, ChangeTo, Head, Ledger, Outgoing};
-use super::origin::{Sender, Way, send};
+use super::origin::{Parcel, Sender, Way, send};
 use super::outcome::BatchOutcome;
 use super::recovery::{Probe, Recovery, Return};
+use super::shadow::Shadow;
 use crate::clock::{Mono, instant, mono};
 use crate::heartbeat::Heartbeat;
 use crate::status::Board;
@@ -103,6 +104,8 @@ pub struct Flow {
     pub lanes: Lanes,
     /// Ticks when something about the device's network changed.
     pub line: watch::Receiver<u64>,
+    /// Where answered orders are offered for comparison.
+    pub shadow: Shadow,
 }
 
 /// What is going on.
@@ -305,7 +308,7 @@ impl Flow {
             let outcome = match (routes.way(query), sender) {
                 _ if orders.is_empty() => BatchOutcome::Answered(Vec::new()),
                 (Ok(way), Some(sender)) => tokio::select! {
-                    outcome = send(&sender, &way, &country, &orders) => {
+                    outcome = send(&sender, &way, Parcel { udl: &country, orders: &orders, shadow_of: None }) => {
                         routes.report(&origin, &outcome);
                         outcome
                     }
@@ -336,6 +339,7 @@ impl Flow {
         for action in dispatcher.answered(&sent.sending, &outcome, mono(), random) {
             let Action::Record(changes) = action else { continue };
             self.tell(&sent.sending, &sent.orders, &changes);
+            self.shadow.offer(&sent.sending.origin, &sent.sending.country, &sent.orders, &changes);
             if let Err(error) = self.ledger.change(changes).await {
                 // The origin absorbs the repeat that this costs.
                 tracing::warn!(%error, "outcomes could not be recorded; these orders will be sent again");
@@ -371,5 +375,6 @@ fn log(sending: &Sending, outcome: &BatchOutcome) {
         BatchOutcome::TooLarge(why) => tracing::info!(%origin, orders, why, "batch too large, split"),
         BatchOutcome::BatchRefused(why) => tracing::info!(%origin, orders, why, "batch refused, bisected"),
         BatchOutcome::NotTheOrigin(what) => tracing::warn!(%origin, what, "not the origin"),
+        BatchOutcome::Partly { others, .. } => log(sending, others),
     }
 }

@@ -6,6 +6,7 @@ use crate::http::Failure;
 use crate::orders::dispatcher::{Cause, LaneState};
 use crate::orders::ledger::Storage;
 use crate::orders::run::Lanes;
+use crate::orders::shadow::Shadow;
 use crate::routing::{RouteError, Routing};
 use crate::status::metrics;
 use crate::status::report::uptime_s;
@@ -41,6 +42,8 @@ pub struct Api {
     pub relay: Arc<dyn Fn() -> metrics::Relay + Send + Sync>,
     /// How orders go to each origin.
     pub lanes: Lanes,
+    /// Shadow traffic.
+    pub shadow: Shadow,
 }
 
 /// The routes of this module.
@@ -82,6 +85,7 @@ async fn status(State(api): State<Api>) -> Json<Value> {
             "relay".into(),
             json!({ "connected": relay.connected, "outbox_events": relay.outbox_events }),
         );
+        fields.insert("shadow".into(), json!(api.shadow.report()));
     }
     Json(document)
 }
@@ -172,7 +176,8 @@ async fn readyz(State(api): State<Api>) -> Result<Json<Value>, Failure> {
 
 async fn prometheus(State(api): State<Api>) -> Response {
     let state = (api.state)().await;
-    let values = metrics::values(&state, uptime_s(api.started), &(api.relay)());
+    let mut values = metrics::values(&state, uptime_s(api.started), &(api.relay)());
+    values.extend(api.shadow.metrics());
     ([(http::header::CONTENT_TYPE, "text/plain; version=0.0.4")], metrics::exposition(&values))
         .into_response()
 }

@@ -165,6 +165,12 @@ impl Routing {
         self.changed.clone()
     }
 
+    /// The table in force.
+    #[must_use]
+    pub fn table(&self) -> Option<Arc<InForce>> {
+        self.view.borrow().in_force.clone()
+    }
+
     /// What status and API show.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {

@@ -1,17 +1,19 @@
 //! The origin's answers, honest and otherwise.
 
 use super::behaviour::Behaviour;
-use super::store::result;
-use super::{Body, Seen, State, World};
+use super::store::{Store, result};
+use super::{Body, Seen, State, World, single};
 use bytes::Bytes;
+use http::request::Parts;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use samovar_wire::orders::{
-    Batch, BatchAnswer, HEADER_DEVICE, HEADER_NONCE, HEADER_ORIGIN, IncomingOrder, OrderResult, Outcome,
+    Batch, BatchAnswer, HEADER_DEVICE, HEADER_NONCE, HEADER_ORIGIN, HEADER_SHADOW, IncomingOrder,
+    OrderResult, Outcome,
 };
 use samovar_wire::problem::{self, Problem};
-use std::io;
+use std::io::{self, Read as _};
 
 /// Larger than any batch an agent may make: 500 orders of 256 KiB would be, but nobody sends those.
 const MAX_REQUEST: usize = 64 * 1024 * 1024;
@@ -21,6 +23,9 @@ pub(super) async fn answer(world: &World, request: Request<Incoming>) -> io::Res
     let path = request.uri().path().to_owned();
     match (request.method(), path.as_str()) {
         (&Method::POST, "/v1/orders:batch") => batch(world, request).await,
+        (&Method::POST | &Method::PUT, path) if path.starts_with(single::TICKETS) => {
+            single::ticket(world, request).await
+        }
         (&Method::GET, "/.samovar/health") => Ok(health(world)),
         (&Method::GET, "/.samovar/echo204") => {
             let nonce = request.headers().get(HEADER_NONCE).cloned();
@@ -39,8 +44,10 @@ fn health(world: &World) -> Response<Body> {
     if portal {
         return html();
     }
-    if !world.lock().healthy {
-        return refusal(503, None);
+    match world.lock().healthy {
+        Some(true) => {}
+        Some(false) => return refusal(503, None),
+        None => return refusal(404, None),
     }
     let mut healthy = plain(204);
     if let Ok(name) = world.name.parse() {
@@ -51,25 +58,24 @@ fn health(world: &World) -> Response<Body> {
 
 async fn batch(world: &World, request: Request<Incoming>) -> io::Result<Response<Body>> {
     let (parts, body) = request.into_parts();
-    if parts.headers.contains_key("content-encoding") {
-        return Ok(refusal(415, None));
-    }
-    let body = Limited::new(body, MAX_REQUEST).collect().await.map_err(io::Error::other)?.to_bytes();
+    let body = read(body).await?;
+    let body = match parts.headers.get("content-encoding").map(http::HeaderValue::as_bytes) {
+        None => body.to_vec(),
+        Some(b"gzip") => {
+            let mut decoded = Vec::new();
+            flate2::read::GzDecoder::new(&body[..]).read_to_end(&mut decoded)?;
+            decoded
+        }
+        Some(_) => return Ok(refusal(415, None)),
+    };
     let Ok(batch) = serde_json::from_slice::<Batch>(&body) else {
         return Ok(refusal(400, None));
     };
-    let (behaviour, results) = decide(&mut world.lock(), &parts.headers, &batch);
+    let (behaviour, results) = decide(&mut world.lock(), &parts, &batch);
+    if let Some(answer) = misbehave(&behaviour).await {
+        return answer;
+    }
     match behaviour {
-        Behaviour::Drop | Behaviour::CommitThenDrop => Err(io::Error::other("scripted")),
-        Behaviour::Stall | Behaviour::CommitThenStall => std::future::pending().await,
-        Behaviour::Status { status, retry_after_s } => Ok(refusal(status, retry_after_s)),
-        Behaviour::Portal => Ok(html()),
-        Behaviour::Redirect => {
-            let mut redirect = plain(302);
-            let place = http::HeaderValue::from_static("http://127.0.0.1:1/login");
-            redirect.headers_mut().insert(http::header::LOCATION, place);
-            Ok(redirect)
-        }
         Behaviour::EmptyObject => Ok(json(200, "application/json", b"{}".to_vec())),
         Behaviour::RefuseBatchWith(text) if contains(&batch, text) => Ok(refusal(400, None)),
         Behaviour::AtMost(orders) if batch.orders.len() > orders => Ok(refusal(413, None)),
@@ -78,11 +84,34 @@ async fn batch(world: &World, request: Request<Incoming>) -> io::Result<Response
     }
 }
 
+pub(super) async fn read(body: Incoming) -> io::Result<Bytes> {
+    Ok(Limited::new(body, MAX_REQUEST).collect().await.map_err(io::Error::other)?.to_bytes())
+}
+
+/// What has nothing to do with the orders of a request.
+pub(super) async fn misbehave(behaviour: &Behaviour) -> Option<io::Result<Response<Body>>> {
+    Some(match behaviour {
+        Behaviour::Drop | Behaviour::CommitThenDrop => Err(io::Error::other("scripted")),
+        Behaviour::Stall | Behaviour::CommitThenStall => std::future::pending().await,
+        Behaviour::Status { status, retry_after_s } => Ok(refusal(*status, *retry_after_s)),
+        Behaviour::Portal => Ok(html()),
+        Behaviour::Redirect => {
+            let mut redirect = plain(302);
+            let place = http::HeaderValue::from_static("http://127.0.0.1:1/login");
+            redirect.headers_mut().insert(http::header::LOCATION, place);
+            Ok(redirect)
+        }
+        _ => return None,
+    })
+}
+
 /// Chooses the behaviour, records what it records, and makes the results: all under one lock.
-fn decide(state: &mut State, headers: &http::HeaderMap, batch: &Batch) -> (Behaviour, Vec<OrderResult>) {
+pub(super) fn decide(state: &mut State, parts: &Parts, batch: &Batch) -> (Behaviour, Vec<OrderResult>) {
+    let headers = &parts.headers;
     let behaviour = state.next.pop_front().unwrap_or_else(|| state.always.clone());
     let header = |name: &str| headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or("").to_owned();
     state.requests.push(Seen {
+        line: format!("{} {}", parts.method, parts.uri),
         host: header("host"),
         headers: headers.keys().map(|name| (name.as_str().to_owned(), header(name.as_str()))).collect(),
         keys: batch.orders.iter().map(|order| order.key.clone()).collect(),
@@ -90,9 +119,11 @@ fn decide(state: &mut State, headers: &http::HeaderMap, batch: &Batch) -> (Behav
         at: crate::clock::now(),
     });
     let device = header(HEADER_DEVICE);
+    let shadow = headers.contains_key(HEADER_SHADOW);
     let mut results = Vec::new();
     for (at, order) in batch.orders.iter().enumerate() {
-        results.extend(one(state, &behaviour, &device, batch, at, order));
+        let store = if shadow { &mut state.shadows } else { &mut state.store };
+        results.extend(one(store, &behaviour, &device, batch, at, order));
     }
     if behaviour == Behaviour::StrayResults {
         let stray = |n: u32| OrderResult {
@@ -108,7 +139,7 @@ fn decide(state: &mut State, headers: &http::HeaderMap, batch: &Batch) -> (Behav
 }
 
 fn one(
-    state: &mut State,
+    store: &mut Store,
     behaviour: &Behaviour,
     device: &str,
     batch: &Batch,
@@ -121,13 +152,13 @@ fn one(
         }
         Behaviour::RefuseBatchWith(text) if contains(batch, text) => None,
         Behaviour::AtMost(orders) if batch.orders.len() > *orders => None,
-        Behaviour::RefuseBatchWith(_) | Behaviour::AtMost(_) => Some(state.store.record(device, order)),
-        Behaviour::AnswerOnlyFirst if at == 0 => Some(state.store.record(device, order)),
+        Behaviour::RefuseBatchWith(_) | Behaviour::AtMost(_) => Some(store.record(device, order)),
+        Behaviour::AnswerOnlyFirst if at == 0 => Some(store.record(device, order)),
         Behaviour::RetryAll { retry_after_s } => Some(OrderResult {
             retry_after_s: Some(*retry_after_s),
             ..result(order, Outcome::Retry, Some("busy"))
         }),
-        behaviour if behaviour.records() => Some(state.store.record(device, order)),
+        behaviour if behaviour.records() => Some(store.record(device, order)),
         _ => None,
     }
 }
@@ -159,7 +190,7 @@ fn html() -> Response<Body> {
     )
 }
 
-fn json(status: u16, media_type: &'static str, bytes: Vec<u8>) -> Response<Body> {
+pub(super) fn json(status: u16, media_type: &'static str, bytes: Vec<u8>) -> Response<Body> {
     let mut answer = plain(status);
     *answer.body_mut() = Body::from(Bytes::from(bytes));
     answer.headers_mut().insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static(media_type));

@@ -9,6 +9,7 @@
 
 mod answers;
 mod behaviour;
+mod single;
 mod store;
 
 pub use behaviour::Behaviour;
@@ -36,15 +37,20 @@ pub struct World {
 
 struct State {
     store: Store,
+    /// What came marked as shadow: judged like the rest, but no order of this origin.
+    shadows: Store,
     always: Behaviour,
     next: VecDeque<Behaviour>,
     requests: Vec<Seen>,
-    healthy: bool,
+    /// `None`: it has no health check.
+    healthy: Option<bool>,
 }
 
 /// One batch request as it came in, whatever became of it.
 #[derive(Debug, Clone)]
 pub struct Seen {
+    /// Method and path.
+    pub line: String,
     /// `Host` of the request.
     pub host: String,
     /// Headers by lower-case name.
@@ -86,10 +92,11 @@ impl Origin {
     pub async fn start(name: &str) -> Result<Self> {
         let state = State {
             store: Store::default(),
+            shadows: Store::default(),
             always: Behaviour::Honest,
             next: VecDeque::new(),
             requests: Vec::new(),
-            healthy: true,
+            healthy: Some(true),
         };
         let world = Arc::new(World { name: name.into(), state: Mutex::new(state) });
         let listener = TcpListener::bind("127.0.0.1:0").await.context("no free port")?;
@@ -140,7 +147,12 @@ impl Origin {
 
     /// Whether the health check says yes.
     pub fn set_healthy(&self, healthy: bool) {
-        self.world.lock().healthy = healthy;
+        self.world.lock().healthy = Some(healthy);
+    }
+
+    /// It has no health check: 404.
+    pub fn without_health_check(&self) {
+        self.world.lock().healthy = None;
     }
 
     /// The batches seen so far.
@@ -164,6 +176,12 @@ impl Origin {
     #[must_use]
     pub fn orders(&self) -> usize {
         self.store(Store::len)
+    }
+
+    /// How many orders came marked as shadow and were taken for good.
+    #[must_use]
+    pub fn shadows(&self) -> usize {
+        self.world.lock().shadows.len()
     }
 
     /// Whether it holds an order of that key.

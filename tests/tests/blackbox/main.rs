@@ -12,5 +12,7 @@ mod refuse;
 mod relay;
 mod route;
 mod service;
+mod shadow;
 mod shop;
+mod single;
 mod together;

@@ -23,6 +23,9 @@ impl Dispatcher {
         now: Mono,
         random: u32,
     ) -> Vec<Action> {
+        if let BatchOutcome::Partly { verdicts, others } = outcome {
+            return self.answered_partly(sent, verdicts, others, now, random);
+        }
         self.dropped(&sent.heads);
         let mut changes = Vec::new();
         match outcome {
@@ -64,6 +67,8 @@ impl Dispatcher {
                     self.in_flight.extend(sent.heads.iter().map(|head| head.seq));
                 }
             }
+            // Taken apart above.
+            BatchOutcome::Partly { .. } => {}
         }
         if changes.is_empty() { Vec::new() } else { vec![Action::Record(changes)] }
     }
