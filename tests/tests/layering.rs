@@ -39,6 +39,7 @@ const POLICIES: &[&str] = &[
     "agent/src/orders/backoff.rs",
     "agent/src/orders/dispatcher.rs",
     "agent/src/orders/outcome.rs",
+    "agent/src/orders/recovery.rs",
     "agent/src/relay/backoff.rs",
     "agent/src/relay/cursor.rs",
     "agent/src/relay/session.rs",
