@@ -25,7 +25,7 @@ use sea_orm::{ColumnTrait as _, EntityTrait as _, QueryFilter as _, QueryOrder a
 
 use super::compare::{self, Found, Summary};
 use super::pace::Work;
-use super::{places, receive, who};
+use super::{Place, places, receive, who};
 use crate::app::App;
 use crate::clock;
 use crate::db::entity::{order, reconciliation};
@@ -62,11 +62,13 @@ pub(super) async fn reconcile(
     body: Body,
 ) -> Result<Json<ReconcileAnswer>, Failure> {
     let peer = peer.map(|Extension(peer)| peer);
-    let refused = who::vouched(&app, peer.as_ref(), &headers).and_then(|()| receive::json_only(&headers));
-    if let Err(refused) = refused {
-        body::throw_away(body).await;
-        return Err(refused);
-    }
+    let early = match admit(&app, peer.as_ref(), &headers) {
+        Ok(early) => early,
+        Err(refused) => {
+            body::throw_away(body).await;
+            return Err(refused);
+        }
+    };
     let _room = app.intake.room(Work::Reconcile, body::expected(&headers, MAX_BODY)).await?;
     let body = receive::read(&headers, body, MAX_BODY).await?;
     let _turn = app.intake.turn(Work::Reconcile).await?;
@@ -75,12 +77,23 @@ pub(super) async fn reconcile(
         Failure::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid-ranges", unfit.to_string())
     })?;
     who::is_named(&app, peer.as_ref(), &request.device).await?;
-    let _place = app.intake.enter(&app.metrics, &request.device, Work::Reconcile)?;
+    let _place = match early {
+        Some(place) => place,
+        None => app.intake.enter(&app.metrics, &request.device, Work::Reconcile)?,
+    };
     let now = clock::now();
     let verdicts = compare(&app.database, &app.config.intake.origin, &request, now).await?;
     let all = verdicts.iter().all(|verdict| verdict.matches);
     count(if all { &app.metrics.reconciles_matched } else { &app.metrics.reconciles_differed });
     Ok(Json(ReconcileAnswer { ranges: verdicts, server_time: Some(now) }))
+}
+
+/// Everything that can be said before the body is read; with a certificate, which names the device, that is also
+/// whether it may ask again so soon.
+fn admit(app: &App, peer: Option<&PeerCertificate>, headers: &HeaderMap) -> Result<Option<Place>, Failure> {
+    who::vouched(app, peer, headers)?;
+    receive::json_only(headers)?;
+    peer.map(|peer| app.intake.enter(&app.metrics, &peer.device, Work::Reconcile)).transpose()
 }
 
 /// Compares, moves what has moved, and notes what it came to.
