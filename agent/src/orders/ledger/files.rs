@@ -74,7 +74,11 @@ fn replace_damaged(settings: &LedgerSettings, seq: u64) -> Result<Tables, OpenEr
 
 fn finish(settings: &LedgerSettings, tables: Tables, told: Option<String>) -> Result<Opened, OpenError> {
     salvage::register(tables.connection(), &settings.path)?;
-    store::replace(&marker(&settings.path), tables.ledger_id.as_bytes(), 0o600)?;
+    let marker = marker(&settings.path);
+    // A full disk has no room for a new one, and needs none.
+    if store::read(&marker)?.as_deref() != Some(tables.ledger_id.as_bytes()) {
+        store::replace(&marker, tables.ledger_id.as_bytes(), 0o600)?;
+    }
     Ok(Opened { tables, told })
 }
 

@@ -57,7 +57,7 @@ const MIGRATIONS: &[&str] = &[
        stage INTEGER NOT NULL DEFAULT 0, -- 0: orders, 1: what hangs on them, 2: done
        page INTEGER NOT NULL DEFAULT 0,  -- everything up to here is done
        came INTEGER NOT NULL DEFAULT 0, merged INTEGER NOT NULL DEFAULT 0,
-       quarantined INTEGER NOT NULL DEFAULT 0, unreadable_pages INTEGER NOT NULL DEFAULT 0,
+       unreadable_pages INTEGER NOT NULL DEFAULT 0,
        highest INTEGER NOT NULL DEFAULT 0, -- place that the old ledger had come to
        told TEXT                         -- how it ended, in words; NULL before
      ) STRICT;

@@ -26,7 +26,7 @@ fn open_with(settings: LedgerSettings) -> Result<Ledger, OpenError> {
 
 /// Waits until something holds.
 async fn until<T>(mut ask: impl AsyncFnMut() -> Option<T>) -> T {
-    let deadline = tokio::time::Instant::now() + 3 * DEADLINE;
+    let deadline = tokio::time::Instant::now() + 2 * DEADLINE;
     loop {
         if let Some(value) = ask().await {
             return value;
@@ -144,9 +144,13 @@ async fn everything_is_there_after_the_ledger_is_opened_again() {
 
 /// The thread lets go of the file shortly after the last handle is gone.
 async fn reopened(dir: &std::path::Path) -> Ledger {
+    reopened_with(settings(dir, 64 << 20)).await
+}
+
+async fn reopened_with(settings: LedgerSettings) -> Ledger {
     let deadline = tokio::time::Instant::now() + DEADLINE;
     loop {
-        match open(dir, 64 << 20) {
+        match open_with(settings.clone()) {
             Ok(ledger) => return ledger,
             Err(OpenError::InUse) if tokio::time::Instant::now() < deadline => tokio::task::yield_now().await,
             Err(error) => panic!("{error}"),

@@ -22,6 +22,13 @@ pub(super) struct Image {
     pages: u32,
 }
 
+/// A page as it was at some time.
+pub(super) struct Version {
+    pub(super) content: Vec<u8>,
+    /// It stands behind a break of the journal.
+    pub(super) doubtful: bool,
+}
+
 /// Where the journal has pages.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Frames {
@@ -88,12 +95,12 @@ impl Image {
         self.usable
     }
 
-    /// The newest committed version of a page, then those that are doubtful. `None` for one the disk does not give.
-    pub(super) fn versions(&mut self, page: u32) -> Vec<Option<Vec<u8>>> {
-        let mut versions = vec![self.newest(page)];
-        let doubtful = self.frames.doubtful.get(&page).cloned().unwrap_or_default();
-        versions.extend(doubtful.into_iter().map(|at| self.frame(at)));
-        versions
+    /// The last version of a page that is doubtful, if any, then the newest committed one; those that the disk gives.
+    pub(super) fn versions(&mut self, page: u32) -> Vec<Version> {
+        let doubtful = self.frames.doubtful.get(&page).and_then(|places| places.last().copied());
+        let doubtful = doubtful.and_then(|at| self.frame(at)).map(|content| Version { content, doubtful: true });
+        let newest = self.newest(page).map(|content| Version { content, doubtful: false });
+        doubtful.into_iter().chain(newest).collect()
     }
 
     /// The newest committed version of a page.

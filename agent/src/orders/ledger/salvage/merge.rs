@@ -161,6 +161,8 @@ pub(super) struct Merge<'a> {
 struct Known {
     seq: i64,
     sha256: [u8; 32],
+    /// It is in quarantine because only a damaged copy of it was found so far.
+    damaged: bool,
 }
 
 impl Merge<'_> {
@@ -171,7 +173,9 @@ impl Merge<'_> {
         }
         let damage = old.damage(self.keys);
         if let Some(known) = self.known("id = ?1", &old.id)? {
-            if !old.stale && damage.is_none() {
+            if damage.is_none() && known.damaged {
+                self.heal(known.seq, old)?;
+            } else if damage.is_none() && !old.stale {
                 self.advance(known.seq, old)?;
             }
             return self.remember(old, known.seq);
@@ -198,8 +202,10 @@ impl Merge<'_> {
 
     fn known(&self, which: &str, value: &str) -> rusqlite::Result<Option<Known>> {
         self.t
-            .prepare_cached(&format!("SELECT seq, sha256 FROM orders WHERE {which}"))?
-            .query_row([value], |row| Ok(Known { seq: row.get(0)?, sha256: row.get(1)? }))
+            .prepare_cached(&format!("SELECT seq, sha256, why IS '{DAMAGED}' FROM orders WHERE {which}"))?
+            .query_row([value], |row| {
+                Ok(Known { seq: row.get(0)?, sha256: row.get(1)?, damaged: row.get(2)? })
+            })
             .optional()
     }
 
@@ -215,6 +221,41 @@ impl Merge<'_> {
             )?
             .execute(params![self.file, old.seq, seq, old.conflict_with])
             .map(drop)
+    }
+
+    /// Puts a sound copy of an order in the place of a damaged one.
+    fn heal(&mut self, seq: i64, old: &Old) -> rusqlite::Result<()> {
+        let Some(from) = place(self.t, seq.cast_unsigned())? else { return Ok(()) };
+        let (Some(state), Some(udl)) = (old.state, &old.udl) else { return Ok(()) };
+        let origin = old.origin.clone().unwrap_or_default();
+        self.t
+            .prepare_cached(
+                "UPDATE orders SET body = ?2, bytes = ?3, sealed = ?4, udl = ?5, state = ?6, why = ?7, detail = ?8,
+                 origin = ?9, attempts = ?10, first_sent_at = ?11, sent_at = ?12, closed_at = ?13, accepted_at = ?14,
+                 user = ?15, kind = ?16, depends_on = ?17 WHERE seq = ?1",
+            )?
+            .execute(params![
+                seq,
+                old.body,
+                old.bytes,
+                old.sealed,
+                udl.as_str(),
+                state as u8,
+                old.why,
+                old.detail,
+                origin.as_ref().map(OriginId::as_str),
+                old.attempts,
+                old.first_sent_at,
+                old.sent_at,
+                self.closed_at(old, state),
+                old.accepted_at,
+                old.user,
+                old.kind,
+                old.depends_on
+            ])?;
+        let to = Place { state, group: Group { origin, udl: udl.clone() }, why: old.why.clone() };
+        self.counted.push(Counted::Moved(Move { from, to }));
+        Ok(())
     }
 
     /// Gives an order that is there what the old record knows beyond it.
@@ -310,9 +351,6 @@ impl Merge<'_> {
             ])?;
         let seq = self.t.last_insert_rowid();
         self.add("came")?;
-        if damage.is_some() && open || reused {
-            self.add("quarantined")?;
-        }
         if let Ok(udl) = udl.parse() {
             let group = Group { origin, udl };
             self.counted.push(Counted::Came(Place { state, group, why: why.map(str::to_owned) }));

@@ -171,11 +171,12 @@ impl Salvage {
     }
 
     fn result(&self, t: &Transaction<'_>, keys_since: Timestamp) -> rusqlite::Result<Salvaged> {
-        let select = "SELECT came, merged, quarantined, unreadable_pages FROM salvage WHERE file = ?1";
-        let (came, merged, quarantined, pages): (u64, u64, u64, u64) =
-            t.query_row(select, [&self.file], |row| {
-                Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
-            })?;
+        let select = "SELECT came, merged, unreadable_pages FROM salvage WHERE file = ?1";
+        let (came, merged, pages): (u64, u64, u64) =
+            t.query_row(select, [&self.file], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
+        let damaged = "SELECT count(*) FROM salvaged s JOIN orders o ON o.seq = s.seq
+            WHERE s.file = ?1 AND o.state = 3 AND o.why = 'damaged'";
+        let quarantined: u64 = t.query_row(damaged, [&self.file], |row| row.get(0))?;
         let gaps = gaps(t, &self.file, keys_since)?;
         let file = &self.file;
         let mut told =
@@ -213,10 +214,12 @@ fn page_over(
 ) -> rusqlite::Result<bool> {
     let stale = image.is_free(page);
     let versions = image.versions(page);
-    let readable = versions.iter().any(Option::is_some);
-    for content in versions.into_iter().flatten() {
+    let readable = !versions.is_empty();
+    for version in versions {
         let usable = image.usable();
-        let found = rows::rows(&content, page == 1, usable, &mut |next| image.last(next));
+        // A long row goes on in pages of its own time.
+        let mut continued = |next| if version.doubtful { image.last(next) } else { image.newest(next) };
+        let found = rows::rows(&version.content, page == 1, usable, &mut continued);
         for row in found {
             match (stage, row.values.len()) {
                 (0, 2) => merge.last_place(&row)?,

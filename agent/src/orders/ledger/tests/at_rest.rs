@@ -31,7 +31,7 @@ async fn sealing_can_be_turned_off_and_on_and_all_bodies_stay_readable() {
     let dir = tempfile::tempdir().unwrap();
     for (number, seal) in [("1", true), ("2", false), ("3", true)] {
         let ledger =
-            open_with(LedgerSettings { encrypt_bodies: seal, ..settings(dir.path(), 64 << 20) }).unwrap();
+            reopened_with(LedgerSettings { encrypt_bodies: seal, ..settings(dir.path(), 64 << 20) }).await;
         ledger.accept(vec![order(number, SECRET)]).await.unwrap();
         // What was written plain stays so.
         assert_eq!(files_with(dir.path(), b"Ann Example").is_empty(), number == "1");
@@ -45,14 +45,14 @@ async fn sealing_can_be_turned_off_and_on_and_all_bodies_stay_readable() {
 async fn orders_whose_key_is_lost_are_kept_and_come_back_with_it() {
     let dir = tempfile::tempdir().unwrap();
     let key = dir.path().join("ledger.key");
-    let ledger = open(dir.path(), 64 << 20).unwrap();
+    let ledger = reopened(dir.path()).await;
     ledger.accept(vec![order("1", SECRET)]).await.unwrap();
     ledger.bind(vec![1], apac()).await.unwrap();
     close(ledger, dir.path()).await;
     let lost = std::fs::read(&key).unwrap();
     std::fs::remove_file(&key).unwrap();
 
-    let ledger = open(dir.path(), 64 << 20).unwrap();
+    let ledger = reopened(dir.path()).await;
     ledger.accept(vec![order("2", SECRET)]).await.unwrap();
     let sent = ledger.bind(vec![1, 2], apac()).await.unwrap();
     assert_eq!(sent.iter().map(|order| order.seq).collect::<Vec<_>>(), [2]);
@@ -66,7 +66,7 @@ async fn orders_whose_key_is_lost_are_kept_and_come_back_with_it() {
     close(ledger, dir.path()).await;
 
     std::fs::write(dir.path().join("ledger.key.old"), lost).unwrap();
-    let ledger = open(dir.path(), 64 << 20).unwrap();
+    let ledger = reopened(dir.path()).await;
     until(async || (ledger.backlog().borrow().count(State::Quarantined) == 0).then_some(())).await;
     let sent = ledger.bind(vec![1], apac()).await.unwrap();
     assert!(sent[0].body.ends_with(br#""Ann Example"}"#));
@@ -76,7 +76,7 @@ async fn orders_whose_key_is_lost_are_kept_and_come_back_with_it() {
 async fn a_body_that_rotted_on_the_disk_is_not_sent() {
     let dir = tempfile::tempdir().unwrap();
     let plain = || LedgerSettings { encrypt_bodies: false, ..settings(dir.path(), 64 << 20) };
-    let ledger = open_with(plain()).unwrap();
+    let ledger = reopened_with(plain()).await;
     ledger.accept(vec![order("1", SECRET)]).await.unwrap();
     close(ledger, dir.path()).await;
     let file = dir.path().join("orders.db");
@@ -84,7 +84,7 @@ async fn a_body_that_rotted_on_the_disk_is_not_sent() {
     let at = content.windows(3).position(|window| window == b"Ann").unwrap();
     content[at] = b'B';
     std::fs::write(&file, content).unwrap();
-    let ledger = open_with(plain()).unwrap();
+    let ledger = reopened_with(plain()).await;
     assert!(ledger.bind(vec![1], apac()).await.unwrap().is_empty());
     let record = ledger.record("1").await.unwrap().unwrap();
     assert_eq!((record.receipt.state, record.why.as_deref()), (State::Quarantined, Some(DAMAGED)));
