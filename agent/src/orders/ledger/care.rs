@@ -330,7 +330,8 @@ impl Writer {
             if verdict.nearly_full {
                 self.care.retain_at = self.care.retain_at.min(mono().plus(URGENT_EVERY));
             }
-            if bytes >= self.settings.max_bytes && attempt == 0 && backlog.count(State::Settled) > 0 {
+            let crowded = bytes + incoming_bytes >= self.settings.max_bytes;
+            if crowded && attempt == 0 && backlog.count(State::Settled) > 0 {
                 self.care.history = None;
                 self.retain(256);
                 continue;

@@ -50,7 +50,7 @@ pub(super) fn verdict(settings: &LedgerSettings, load: Load, disk: Option<Disk>)
     let (bytes, orders) = (settings.max_bytes, settings.max_orders);
     // Incoming orders are written twice: into the WAL now, into the main file later. Pages are not packed full.
     let owed = (load.owed + 2 * load.incoming_bytes) / 4 * 5;
-    let full = if load.bytes >= bytes {
+    let full = if load.bytes >= bytes || load.bytes + load.incoming_bytes > bytes {
         Some(format!("{bytes} bytes, orders.max_bytes"))
     } else if load.open + load.incoming > orders {
         Some(format!("{orders} orders wait, orders.max_orders"))

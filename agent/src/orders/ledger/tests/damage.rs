@@ -248,7 +248,7 @@ async fn what_came_again_meanwhile_is_merged_and_other_content_is_kept_in_quaran
     new.accept(vec![again(1), again(2), order("3", r#","x":1"#)]).await.unwrap();
     close(new, to.path()).await;
     std::fs::rename(to.path().join("later"), to.path().join("orders.db.damaged-1")).unwrap();
-    let new = open(to.path(), 64 << 20).unwrap();
+    let new = reopened(to.path()).await;
     let told = until(async || new.storage().borrow().salvaged.first().cloned()).await;
     assert!(
         told.told.starts_with("2 orders of the damaged ledger were brought over, 2 were there"),
@@ -271,9 +271,11 @@ async fn what_came_again_meanwhile_is_merged_and_other_content_is_kept_in_quaran
 async fn damage_that_shows_while_serving_begins_a_new_ledger_behind_the_old_places() {
     let dir = tempfile::tempdir().unwrap();
     let ledger = open(dir.path(), 64 << 20).unwrap();
-    let filler = format!(r#","filler":"{}""#, "x".repeat(20_000));
-    for n in 0..200 {
-        ledger.accept(vec![order(&n.to_string(), &filler)]).await.unwrap();
+    // More than the cache holds.
+    let filler = format!(r#","filler":"{}""#, "x".repeat(3_000));
+    for first in (0..1_200).step_by(200) {
+        let orders = (first..first + 200).map(|n| order(&n.to_string(), &filler)).collect();
+        ledger.accept(orders).await.unwrap();
     }
     let id = ledger.id();
     // Everything is in the main file when the journal owes nothing.
@@ -288,17 +290,17 @@ async fn damage_that_shows_while_serving_begins_a_new_ledger_behind_the_old_plac
     std::fs::write(&file, &content).unwrap();
     until(async || {
         // The old places are used on, as a dispatcher would that knows nothing.
-        let _ = ledger.bind((1..=200).collect(), apac()).await;
+        let _ = ledger.bind((1..=1_200).collect(), apac()).await;
         let _ = ledger.page(Some(State::Pending), 0, 200).await;
         (ledger.id() != id).then_some(())
     })
     .await;
     let new = until(async || ledger.accept(vec![order("new", "")]).await.ok()).await.remove(0);
-    assert!(receipt(new.clone()).seq > 200);
+    assert!(receipt(new.clone()).seq > 1_200);
     // An answer that was on its way settles no other order.
-    ledger.change((1..=200).map(|seq| Change { seq, to: ChangeTo::Settled }).collect()).await.unwrap();
+    ledger.change((1..=1_200).map(|seq| Change { seq, to: ChangeTo::Settled }).collect()).await.unwrap();
     let after = used(&ledger).await;
     assert!(after.iter().all(|record| record.receipt.state == State::Pending));
     let old: BTreeSet<&str> = after.iter().map(|record| record.key.as_str()).collect();
-    assert!((0..200).all(|n| old.contains(n.to_string().as_str())), "{} of 200", old.len());
+    assert!((0..1_200).all(|n| old.contains(n.to_string().as_str())), "{} of 1,200", old.len());
 }
