@@ -6,7 +6,7 @@
 //!   └──── damage (or a page that cannot be read, three times) ──► set aside ──► a new ledger, open
 //! ```
 //!
-//! Each chore is a short step. They run while nothing waits; under load one small step runs every tenth of a second, so
+//! Each chore is a short step. They run while nothing waits; under load one small step runs every twentieth of a second, so
 //! that neither history nor the WAL grows without bound. The WAL is moved at 4 MiB whatever the load: it is never
 //! longer than that and one group's pages.
 
@@ -34,7 +34,7 @@ const REOPEN_EVERY: Duration = Duration::from_millis(500);
 /// Pause between chores while nothing waits: long enough to see what came in.
 const BREATH: Duration = Duration::from_millis(1);
 /// How often a step runs under load.
-const BUSY_EVERY: Duration = Duration::from_millis(100);
+const BUSY_EVERY: Duration = Duration::from_millis(50);
 /// Attempts to open a file of which a page cannot be read.
 const READ_ATTEMPTS: u32 = 3;
 /// Empty pages that are kept for the next orders.
@@ -246,7 +246,7 @@ impl Writer {
     pub(super) fn busy(&mut self) {
         let now = mono();
         if self.tables.is_some() && now >= self.care.busy_at && self.has_chores(now) {
-            self.chore(8, now);
+            self.chore(4, now);
             self.written();
             self.care.busy_at = mono().plus(BUSY_EVERY);
         }

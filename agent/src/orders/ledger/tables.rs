@@ -8,7 +8,7 @@ use super::seal::KeyError;
 use crate::clock::{Mono, mono};
 use crate::store::StoreError;
 use rusqlite::config::DbConfig;
-use rusqlite::types::Type;
+use rusqlite::types::{Type, Value};
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, Transaction, params};
 use samovar_wire::{Country, OriginId, Timestamp};
 use std::path::Path;
@@ -233,11 +233,7 @@ impl Tables {
         limit: usize,
     ) -> rusqlite::Result<usize> {
         self.write(|t| {
-            let mut empty =
-                t.prepare_cached("UPDATE orders SET body = NULL, sealed = NULL WHERE seq = ?1")?;
-            for seq in bodies {
-                empty.execute([seq])?;
-            }
+            slim(t, bodies)?;
             let mut forgotten = 0;
             for part in ["body IS NULL", "body IS NOT NULL"] {
                 forgotten += t
@@ -408,6 +404,30 @@ impl Tables {
             .query_map(params![after, limit], record)?
             .collect()
     }
+}
+
+/// Takes the bodies out of orders. An update would leave their pages half empty for ever; SQLite joins pages only when
+/// rows are deleted, so the rows leave and come back without their bodies.
+fn slim(t: &Transaction<'_>, seqs: &[u64]) -> rusqlite::Result<()> {
+    let mut select = t.prepare_cached("SELECT * FROM orders WHERE seq = ?1")?;
+    let columns = select.column_count();
+    let emptied = [select.column_index("body")?, select.column_index("sealed")?];
+    let mut delete = t.prepare_cached("DELETE FROM orders WHERE seq = ?1")?;
+    let mut rows: Vec<Vec<Value>> = Vec::with_capacity(seqs.len());
+    for seq in seqs {
+        let value = |row: &Row<'_>, column| {
+            if emptied.contains(&column) { Ok(Value::Null) } else { row.get::<_, Value>(column) }
+        };
+        let row = select.query_row([seq], |row| (0..columns).map(|column| value(row, column)).collect());
+        rows.extend(row.optional()?);
+        delete.execute([seq])?;
+    }
+    let places = vec!["?"; columns].join(",");
+    let mut insert = t.prepare_cached(&format!("INSERT INTO orders VALUES({places})"))?;
+    for row in rows {
+        insert.execute(rusqlite::params_from_iter(row))?;
+    }
+    Ok(())
 }
 
 /// A settled order that still has its body.

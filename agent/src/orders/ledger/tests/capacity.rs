@@ -41,19 +41,24 @@ async fn orders_are_limited_by_count_too_and_settling_makes_room() {
 #[tokio::test]
 async fn history_gives_way_to_new_orders_before_its_time() {
     let dir = tempfile::tempdir().unwrap();
+    // Four times what the ledger may hold passes through it, in large orders and in small ones.
     let ledger = open(dir.path(), 4 << 20).unwrap();
-    // Four times what the ledger may hold passes through it.
     for round in 0..16 {
         let first = round * 16;
         place(&ledger, first, first + 16, &filler(60_000)).await;
         settle_all(&ledger, first as u64 + 16).await;
     }
+    for round in 0..16 {
+        let first = 256 + round * 250;
+        place(&ledger, first, first + 250, &filler(1_000)).await;
+        settle_all(&ledger, first as u64 + 250).await;
+    }
     let summary = ledger.summary().await.unwrap();
-    assert_eq!(summary.settled, 256);
+    assert_eq!(summary.settled, 4_256);
     assert!(summary.ledger_bytes < 4_400_000, "{}", summary.ledger_bytes);
     let record = ledger.record("n-0").await.unwrap().unwrap();
     assert_eq!((record.body, record.receipt.state), (None, State::Settled));
-    assert!(ledger.record("n-255").await.unwrap().unwrap().body.is_some());
+    assert!(ledger.record("n-4255").await.unwrap().unwrap().body.is_some());
 }
 
 #[tokio::test]

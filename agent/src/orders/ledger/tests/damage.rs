@@ -76,6 +76,9 @@ async fn used(ledger: &Ledger) -> Vec<Record> {
     until(async || {
         number += 1;
         let new = ledger.accept(vec![order(&format!("new-{number}"), "")]).await.is_ok();
+        if ledger.storage().borrow().set_aside.is_some() {
+            return None;
+        }
         let seqs: Vec<u64> = all(ledger).await.ok()?.iter().map(|record| record.receipt.seq).collect();
         let bound = ledger.bind(seqs, "us-west".parse().unwrap()).await.is_ok();
         let groups: Vec<Group> = ledger.backlog().borrow().groups.keys().cloned().collect();
