@@ -37,6 +37,7 @@ const CRATES: &[(&str, &str, &[&str])] = &[
 const POLICIES: &[&str] = &[
     "agent/src/identity/renewal.rs",
     "agent/src/orders/backoff.rs",
+    "agent/src/orders/conditions.rs",
     "agent/src/orders/dispatcher.rs",
     "agent/src/orders/outcome.rs",
     "agent/src/relay/backoff.rs",

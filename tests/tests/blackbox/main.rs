@@ -12,4 +12,5 @@ mod relay;
 mod route;
 mod service;
 mod shop;
+mod storage;
 mod together;

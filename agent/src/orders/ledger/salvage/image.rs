@@ -69,8 +69,7 @@ impl Image {
             Err(error) => Err(error),
         };
         let (mut main, mut wal) = (there(path)?, there(&journal_of(path))?);
-        let (page_size, reserved) =
-            main.as_mut().and_then(|file| page_size(file)).unwrap_or((DEFAULT_PAGE, 0));
+        let (page_size, reserved) = main.as_mut().and_then(page_size).unwrap_or((DEFAULT_PAGE, 0));
         let frames = match &mut wal {
             Some(file) => frames(file, page_size)?,
             None => Frames::default(),
@@ -98,7 +97,8 @@ impl Image {
     /// The last version of a page that is doubtful, if any, then the newest committed one; those that the disk gives.
     pub(super) fn versions(&mut self, page: u32) -> Vec<Version> {
         let doubtful = self.frames.doubtful.get(&page).and_then(|places| places.last().copied());
-        let doubtful = doubtful.and_then(|at| self.frame(at)).map(|content| Version { content, doubtful: true });
+        let doubtful =
+            doubtful.and_then(|at| self.frame(at)).map(|content| Version { content, doubtful: true });
         let newest = self.newest(page).map(|content| Version { content, doubtful: false });
         doubtful.into_iter().chain(newest).collect()
     }

@@ -128,6 +128,7 @@ fn text(value: Option<Value>) -> Option<String> {
     }
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "stands beside `text`, which consumes its value")]
 fn whole(value: Option<Value>) -> Option<i64> {
     match value {
         Some(Value::Integer(number)) => Some(number),

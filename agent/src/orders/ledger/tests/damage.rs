@@ -33,10 +33,8 @@ async fn sample() -> Sample {
     let refused = ChangeTo::Quarantined { why: "rejected".into(), detail: "no".into() };
     ledger.change(settled.chain([Change { seq: 95, to: refused }]).collect()).await.unwrap();
     ledger.intervene("20", Intervention::Discard, "ann", "a test order").await.unwrap();
-    until(async || {
-        (std::fs::metadata(dir.path().join("orders.db")).unwrap().len() > 200_000).then_some(())
-    })
-    .await;
+    until(async || (std::fs::metadata(dir.path().join("orders.db")).unwrap().len() > 200_000).then_some(()))
+        .await;
     for n in 240..280 {
         ledger.accept(vec![order(&n.to_string(), "")]).await.unwrap();
     }
