@@ -39,6 +39,7 @@ const POLICIES: &[&str] = &[
     "agent/src/config/template.rs",
     "agent/src/identity/renewal.rs",
     "agent/src/orders/backoff.rs",
+    "agent/src/orders/conditions.rs",
     "agent/src/orders/dispatcher.rs",
     "agent/src/orders/dispatcher/partly.rs",
     "agent/src/orders/outcome.rs",

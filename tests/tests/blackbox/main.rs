@@ -15,4 +15,5 @@ mod service;
 mod shadow;
 mod shop;
 mod single;
+mod storage;
 mod together;
