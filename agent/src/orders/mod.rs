@@ -19,6 +19,7 @@
 //!
 //! `order` reads the document, `ledger` keeps it, `dispatcher` (pure) decides what goes where and when, `outcome`
 //! (pure) reads an origin's answer, `origin` sends, `run` is the loop between them, `intake` is the local API.
+//! `reconcile` compares afterwards what an origin has with what it settled, and sends again what it lost.
 
 pub mod backoff;
 pub mod conditions;
@@ -28,4 +29,5 @@ pub mod ledger;
 pub mod order;
 pub mod origin;
 pub mod outcome;
+pub mod reconcile;
 pub mod run;

@@ -85,7 +85,7 @@ fn write(batch_id: &str, udl: &Country, orders: &[Outgoing]) -> Vec<u8> {
     writer.finish()
 }
 
-fn headers(sender: &Sender, udl: &Country, batch_id: &str) -> Result<HeaderMap, header::InvalidHeaderValue> {
+pub(super) fn headers(sender: &Sender, udl: &Country, batch_id: &str) -> Result<HeaderMap, header::InvalidHeaderValue> {
     let traceparent = format!("00-{:032x}-{:016x}-01", fastrand::u128(1..), fastrand::u64(1..));
     let mut headers = HeaderMap::new();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
@@ -105,7 +105,7 @@ fn headers(sender: &Sender, udl: &Country, batch_id: &str) -> Result<HeaderMap, 
 
 /// `Retry-After`, in either form. A date is read against the `Date` of the same answer, so that our clock does not
 /// matter.
-fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let text = |name| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok()).map(str::trim);
     let wanted = text(header::RETRY_AFTER)?;
     if let Ok(seconds) = wanted.parse() {

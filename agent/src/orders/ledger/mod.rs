@@ -4,6 +4,7 @@
 //! requests. When it is full, a till is told 503 at once; the dispatcher and readers wait for room.
 
 mod model;
+mod reconcile;
 mod schema;
 mod tables;
 mod thread;
@@ -12,6 +13,9 @@ mod writes;
 pub use model::{
     Accepted, AuditEntry, Backlog, CONFLICT, Change, ChangeTo, Facts, Group, Head, Hold, Intervention,
     KEY_REUSED, NewOrder, Outgoing, Receipt, Record, State, Waiting, summary,
+};
+pub use reconcile::{
+    Extent, Mark, Outstanding, PassNote, Places, Resent, ResentOrder, SettledOrder, bucket_of,
 };
 pub use tables::OpenError;
 

@@ -1,6 +1,7 @@
 //! Every statement on the ledger. One connection, called by one thread; nothing in here waits or decides.
 
 use super::model::{AuditEntry, Backlog, Facts, Group, Head, Outgoing, Receipt, Record, State, Waiting};
+use super::reconcile::UNCONFIRMED;
 use super::schema::{self, MigrationError};
 use rusqlite::types::Type;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, Transaction, params};
@@ -93,6 +94,11 @@ impl Tables {
         Ok(result)
     }
 
+    /// A statement that is kept for the next time.
+    pub(super) fn prepare(&self, sql: &str) -> rusqlite::Result<rusqlite::CachedStatement<'_>> {
+        self.connection.prepare_cached(sql)
+    }
+
     /// Bytes in use.
     pub(super) fn bytes(&self) -> rusqlite::Result<u64> {
         let count = |pragma| self.connection.pragma_query_value(None, pragma, |row| row.get::<_, u64>(0));
@@ -107,20 +113,37 @@ impl Tables {
         })
     }
 
-    /// Lets bodies and keys of old settled orders go, a few at a time; gives how many rows changed.
+    /// Lets bodies and keys of old settled orders go, a few at a time; gives how many rows changed. A body goes once
+    /// the origin has confirmed that it has the order, or, so that the disk is not filled by an origin that never
+    /// does, at `unconfirmed_before`.
     pub(super) fn retain(
         &mut self,
         bodies_before: Timestamp,
+        unconfirmed_before: Timestamp,
         keys_before: Timestamp,
     ) -> rusqlite::Result<usize> {
         const STEP: usize = 200;
         self.write(|t| {
             let bodies = t
-                .prepare_cached(
+                .prepare_cached(&format!(
                     "UPDATE orders SET body = NULL WHERE seq IN (SELECT seq FROM orders
-                     WHERE state = 2 AND closed_at < ?1 AND body IS NOT NULL ORDER BY closed_at LIMIT ?2)",
-                )?
+                     WHERE state = 2 AND closed_at < ?1 AND body IS NOT NULL AND NOT {UNCONFIRMED}
+                     ORDER BY closed_at LIMIT ?2)"
+                ))?
                 .execute(params![bodies_before.millis(), STEP])?;
+            let unconfirmed = t
+                .prepare_cached(&format!(
+                    "UPDATE orders SET body = NULL WHERE seq IN (SELECT seq FROM orders
+                     WHERE state = 2 AND closed_at < ?1 AND body IS NOT NULL AND {UNCONFIRMED}
+                     ORDER BY closed_at LIMIT ?2)"
+                ))?
+                .execute(params![unconfirmed_before.millis(), STEP])?;
+            if unconfirmed > 0 {
+                tracing::warn!(
+                    orders = unconfirmed,
+                    "bodies are let go at twice their age, though the origin never confirmed these orders"
+                );
+            }
             let keys = t
                 .prepare_cached(
                     "DELETE FROM orders WHERE seq IN (SELECT seq FROM orders
@@ -128,7 +151,7 @@ impl Tables {
                 )?
                 .execute(params![keys_before.millis(), STEP])?;
             t.execute_batch("PRAGMA incremental_vacuum(64)")?;
-            Ok(bodies + keys)
+            Ok(bodies + unconfirmed + keys)
         })
     }
 

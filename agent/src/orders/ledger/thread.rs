@@ -9,6 +9,7 @@
 //! time between commits, so a burst of page loads cannot delay a till.
 
 use super::model::{Accepted, Backlog, Change, Hold, Intervention, NewOrder, Outgoing};
+use super::reconcile::{self, ReconcileWrite, Resent};
 use super::tables::{OpenError, Tables};
 use super::writes::{self, Intervened, Move, count_new};
 use super::{LedgerError, LedgerSettings, Storage};
@@ -48,6 +49,7 @@ pub(super) enum Request {
     Change { changes: Vec<Change>, at: Timestamp, reply: Reply<()> },
     Unhold { hold: Hold, reply: Reply<()> },
     Intervene { seq: u64, what: Intervention, who: String, reason: String, at: Timestamp, reply: Reply<()> },
+    Reconcile { write: ReconcileWrite, reply: Reply<Resent> },
     Read(ReadWork),
 }
 
@@ -56,6 +58,7 @@ enum Effect {
     Accepted(Vec<Accepted>),
     Bound(Vec<u64>, Vec<Move>),
     Moved(Vec<Move>),
+    Reconciled(Resent, Vec<Move>),
     Refused(LedgerError),
 }
 
@@ -75,6 +78,7 @@ impl Request {
             Self::Change { reply, .. } | Self::Unhold { reply, .. } | Self::Intervene { reply, .. } => {
                 drop(reply.send(Err(error)));
             }
+            Self::Reconcile { reply, .. } => drop(reply.send(Err(error))),
             Self::Read(work) => work(Err(error)),
         }
     }
@@ -290,7 +294,9 @@ impl Writer {
             Timestamp::from_millis(wall().millis() - i64::try_from(age.as_millis()).unwrap_or(i64::MAX / 2))
         };
         let (bodies, keys) = (before(self.settings.body_retention), before(self.settings.key_retention));
-        let changed = self.tables().and_then(|tables| tables.retain(bodies, keys).ok()).unwrap_or(0);
+        let unconfirmed = before((self.settings.body_retention * 2).max(Duration::from_secs(86_400)));
+        let changed =
+            self.tables().and_then(|tables| tables.retain(bodies, unconfirmed, keys).ok()).unwrap_or(0);
         if changed == 0 {
             self.retain_at = mono().plus(RETENTION_EVERY);
             return;
@@ -389,6 +395,9 @@ impl Writer {
                     | Request::Intervene { reply, .. },
                     Effect::Moved(_),
                 ) => drop(reply.send(Ok(()))),
+                (Request::Reconcile { reply, .. }, Effect::Reconciled(resent, _)) => {
+                    drop(reply.send(Ok(resent)));
+                }
                 (request, Effect::Refused(error)) => request.fail(error),
                 // `perform` gives each request the effect of its own kind.
                 (request, _) => request.fail(LedgerError::TimedOut),
@@ -408,7 +417,7 @@ impl Writer {
                             .zip(accepted)
                             .for_each(|(new, accepted)| count_new(&mut backlog, new, accepted));
                     }
-                    (_, Effect::Bound(_, moves) | Effect::Moved(moves)) => {
+                    (_, Effect::Bound(_, moves) | Effect::Moved(moves) | Effect::Reconciled(_, moves)) => {
                         moves.iter().for_each(|step| step.apply(&mut backlog));
                     }
                     _ => {}
@@ -460,6 +469,9 @@ fn perform(t: &Transaction<'_>, request: &Request) -> rusqlite::Result<Effect> {
                 Intervened::Unknown => Effect::Refused(LedgerError::Unknown),
                 Intervened::Refused(why) => Effect::Refused(LedgerError::NotAllowed(why)),
             })
+        }
+        Request::Reconcile { write, .. } => {
+            reconcile::perform(t, write).map(|(resent, moves)| Effect::Reconciled(resent, moves))
         }
         // Reads never come here: `sort` keeps them apart.
         Request::Read(_) => Ok(Effect::Moved(Vec::new())),
