@@ -3,6 +3,8 @@
 //! A 2xx for a new order is given after its commit. Without the token of the device a caller sees records without
 //! their bodies, which may hold personal data.
 
+mod release;
+
 use super::ledger::{Accepted, Intervention, Ledger, LedgerError, NewOrder, Receipt, Record, State};
 use super::order::{InvalidOrder, Order};
 use super::run::{Events, InFlight};
@@ -51,6 +53,7 @@ pub fn routes(intake: Intake) -> Router {
         .route("/v1/orders/{order}", get(show))
         .route("/v1/orders/{order}/retry", post(retry))
         .route("/v1/orders/{order}/discard", post(discard))
+        .route("/v1/orders/{order}/release", post(release::release))
         .with_state(intake)
 }
 
@@ -417,6 +420,16 @@ struct InterventionRequest {
     by: String,
 }
 
+impl InterventionRequest {
+    fn require_reason(&self, what: &str) -> Result<(), Failure> {
+        if !self.reason.trim().is_empty() {
+            return Ok(());
+        }
+        let detail = format!("field `reason`: missing: {what}");
+        Err(Failure::new(StatusCode::UNPROCESSABLE_ENTITY, "reason-required", detail))
+    }
+}
+
 async fn retry(
     Shared(intake): Shared<Intake>,
     Extension(caller): Extension<Caller>,
@@ -435,10 +448,7 @@ async fn discard(
 ) -> Result<Json<Value>, Failure> {
     caller.require_token()?;
     let request: InterventionRequest = read_json(body).await?;
-    if request.reason.trim().is_empty() {
-        let detail = "field `reason`: missing: say why the order is given up";
-        return Err(Failure::new(StatusCode::UNPROCESSABLE_ENTITY, "reason-required", detail));
-    }
+    request.require_reason("say why the order is given up")?;
     intake.intervene(&order, Intervention::Discard, request, caller).await
 }
 

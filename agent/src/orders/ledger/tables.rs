@@ -99,6 +99,12 @@ impl Tables {
         self.connection.prepare_cached(sql)
     }
 
+    /// What a test does behind the ledger's back.
+    #[cfg(test)]
+    pub(super) fn raw<T>(&self, work: impl FnOnce(&Connection) -> T) -> T {
+        work(&self.connection)
+    }
+
     /// Bytes in use.
     pub(super) fn bytes(&self) -> rusqlite::Result<u64> {
         let count = |pragma| self.connection.pragma_query_value(None, pragma, |row| row.get::<_, u64>(0));

@@ -14,7 +14,6 @@ use samovar_wire::{Country, OriginId, Timestamp};
 use serde_json::json;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::watch;
 
 /// Most orders that one pass sends again; the next goes on where this one ends.
 const MOST_RESENT: usize = 5_000;
@@ -64,7 +63,14 @@ struct Tally {
 /// Why a pass did not come to its end.
 enum Stopped {
     Ledger(LedgerError),
-    Origin(Reply),
+    Unsupported(String),
+    Later { why: String, retry_after: Option<Duration> },
+}
+
+impl Stopped {
+    const fn later(why: String) -> Self {
+        Self::Later { why, retry_after: None }
+    }
 }
 
 impl From<LedgerError> for Stopped {
@@ -88,12 +94,8 @@ impl Passer {
         };
         let ended = match self.go_through(&mut tally, full).await {
             Ok(()) => Ended::Through { again: tally.resent > 0 },
-            Err(Stopped::Origin(Reply::Unsupported(why))) => self.unsupported(&tally, why).await,
-            Err(Stopped::Origin(Reply::Later { why, retry_after })) => Ended::Failed { why, retry_after },
-            Err(Stopped::Origin(Reply::Answer(_))) => {
-                let why = "the answer names none of our ranges".into();
-                Ended::Failed { why, retry_after: None }
-            }
+            Err(Stopped::Unsupported(why)) => self.unsupported(&tally, why).await,
+            Err(Stopped::Later { why, retry_after }) => Ended::Failed { why, retry_after },
             Err(Stopped::Ledger(error)) => Ended::Failed { why: error.to_string(), retry_after: None },
         };
         let (origin, ranges, orders) = (&tally.origin, tally.ranges, tally.orders);
@@ -190,18 +192,19 @@ impl Passer {
             ReconcileAnswer { ranges: Vec::new(), server_time: None }
         } else {
             let Some(country) = &tally.udl else {
-                return Err(Stopped::Origin(Reply::later("the device is not activated".into())));
+                return Err(Stopped::later("the device is not activated".into()));
             };
             self.let_orders_pass().await;
             let query = RouteQuery { country, user: None, bound: Some(&tally.origin) };
-            let way = self.routes.way(query).map_err(|why| Stopped::Origin(Reply::later(why)))?;
+            let way = self.routes.way(query).map_err(Stopped::later)?;
             match ask(&self.sender, &way, country, ranges).await {
                 Reply::Answer(answer) => answer,
-                other => return Err(Stopped::Origin(other)),
+                Reply::Unsupported(why) => return Err(Stopped::Unsupported(why)),
+                Reply::Later { why, retry_after } => return Err(Stopped::Later { why, retry_after }),
             }
         };
-        let nothing = || ReconcileAnswer { ranges: Vec::new(), server_time: None };
-        plan.answered(request, answer).ok_or_else(|| Stopped::Origin(Reply::Answer(nothing())))
+        plan.answered(request, answer)
+            .ok_or_else(|| Stopped::later("the answer names none of our ranges".into()))
     }
 
     async fn let_orders_pass(&self) {
@@ -236,9 +239,10 @@ impl Passer {
         let resent = self.ledger.resend(&tally.origin, places, keys, most).await?;
         if !resent.orders.is_empty() {
             tally.resent += resent.orders.len();
-            let orders: Vec<_> = resent.orders.iter().take(NAMED);
-            let named: Vec<_> = orders
-                .into_iter()
+            let named: Vec<_> = resent
+                .orders
+                .iter()
+                .take(NAMED)
                 .map(|order| json!({ "id": order.id, "order_no": order.order_no, "seq": order.seq }))
                 .collect();
             let count = resent.orders.len();

@@ -144,7 +144,7 @@ impl Plan {
     }
 
     fn judged(&mut self, step: Step, verdict: RangeVerdict, findings: &mut Vec<Finding>) {
-        let Step { places, how } = step;
+        let Step { places, how, .. } = step;
         let told = verdict.missing.is_some() && verdict.unknown.is_some();
         let missing = verdict.missing.unwrap_or_default();
         let strange = verdict.unknown.unwrap_or_default();
@@ -256,7 +256,7 @@ impl Sum {
         self.digest.add(&order.key, &order.sha256);
         match self.step.how {
             How::Sum => {}
-            How::Keys => self.keys.push(KeyDigest { key: order.key, sha256: hex(&order.sha256) }),
+            How::Keys => self.keys.push(KeyDigest { seq: order.seq, key: order.key, sha256: hex(&order.sha256) }),
             How::Each => {
                 let mut digest = Digest::default();
                 digest.add(&order.key, &order.sha256);

@@ -182,7 +182,9 @@ impl Reconciler {
         });
         if memory.passes.is_empty() && !memory.schedule.is_demanded(mono()) {
             // Who has given up waiting need not be told.
-            memory.waiting.drain(..).for_each(|reply| drop(reply.send(())));
+            for reply in memory.waiting.drain(..) {
+                let _ = reply.send(());
+            }
         }
     }
 
