@@ -1,6 +1,7 @@
 //! The origin's answers, honest and otherwise.
 
 use super::behaviour::Behaviour;
+use super::reconcile::reconcile;
 use super::store::result;
 use super::{Body, Seen, State, World};
 use bytes::Bytes;
@@ -8,19 +9,20 @@ use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use samovar_wire::orders::{
-    Batch, BatchAnswer, HEADER_DEVICE, HEADER_NONCE, HEADER_ORIGIN, IncomingOrder, OrderResult, Outcome,
+    Batch, BatchAnswer, HEADER_DEVICE, HEADER_LEDGER, HEADER_NONCE, HEADER_ORIGIN, IncomingOrder, OrderResult, Outcome,
 };
 use samovar_wire::problem::{self, Problem};
 use std::io;
 
 /// Larger than any batch an agent may make: 500 orders of 256 KiB would be, but nobody sends those.
-const MAX_REQUEST: usize = 64 * 1024 * 1024;
+pub(super) const MAX_REQUEST: usize = 64 * 1024 * 1024;
 
 /// One answer; an error cuts the connection without one.
 pub(super) async fn answer(world: &World, request: Request<Incoming>) -> io::Result<Response<Body>> {
     let path = request.uri().path().to_owned();
     match (request.method(), path.as_str()) {
         (&Method::POST, "/v1/orders:batch") => batch(world, request).await,
+        (&Method::POST, "/v1/orders:reconcile") => reconcile(world, request).await,
         (&Method::GET, "/.samovar/health") => Ok(health(world)),
         (&Method::GET, "/.samovar/echo204") => {
             let nonce = request.headers().get(HEADER_NONCE).cloned();
@@ -89,10 +91,10 @@ fn decide(state: &mut State, headers: &http::HeaderMap, batch: &Batch) -> (Behav
         behaviour: behaviour.clone(),
         at: crate::clock::now(),
     });
-    let device = header(HEADER_DEVICE);
+    let sender = (header(HEADER_DEVICE), header(HEADER_LEDGER));
     let mut results = Vec::new();
     for (at, order) in batch.orders.iter().enumerate() {
-        results.extend(one(state, &behaviour, &device, batch, at, order));
+        results.extend(one(state, &behaviour, (&sender.0, &sender.1), batch, at, order));
     }
     if behaviour == Behaviour::StrayResults {
         let stray = |n: u32| OrderResult {
@@ -110,7 +112,7 @@ fn decide(state: &mut State, headers: &http::HeaderMap, batch: &Batch) -> (Behav
 fn one(
     state: &mut State,
     behaviour: &Behaviour,
-    device: &str,
+    (device, ledger): (&str, &str),
     batch: &Batch,
     at: usize,
     order: &IncomingOrder,
@@ -121,13 +123,15 @@ fn one(
         }
         Behaviour::RefuseBatchWith(text) if contains(batch, text) => None,
         Behaviour::AtMost(orders) if batch.orders.len() > *orders => None,
-        Behaviour::RefuseBatchWith(_) | Behaviour::AtMost(_) => Some(state.store.record(device, order)),
-        Behaviour::AnswerOnlyFirst if at == 0 => Some(state.store.record(device, order)),
+        Behaviour::RefuseBatchWith(_) | Behaviour::AtMost(_) => {
+            Some(state.store.record(device, ledger, order))
+        }
+        Behaviour::AnswerOnlyFirst if at == 0 => Some(state.store.record(device, ledger, order)),
         Behaviour::RetryAll { retry_after_s } => Some(OrderResult {
             retry_after_s: Some(*retry_after_s),
             ..result(order, Outcome::Retry, Some("busy"))
         }),
-        behaviour if behaviour.records() => Some(state.store.record(device, order)),
+        behaviour if behaviour.records() => Some(state.store.record(device, ledger, order)),
         _ => None,
     }
 }
@@ -141,7 +145,7 @@ fn settle(batch: &str, results: Vec<OrderResult>) -> Response<Body> {
     json(200, "application/json", serde_json::to_vec(&answer).unwrap_or_default())
 }
 
-fn refusal(status: u16, retry_after_s: Option<u64>) -> Response<Body> {
+pub(super) fn refusal(status: u16, retry_after_s: Option<u64>) -> Response<Body> {
     let problem = Problem::new(status, "scripted", "this origin was told to answer so");
     let bytes = serde_json::to_vec(&problem).unwrap_or_default();
     let mut answer = json(status, problem::CONTENT_TYPE, bytes);
@@ -151,7 +155,7 @@ fn refusal(status: u16, retry_after_s: Option<u64>) -> Response<Body> {
     answer
 }
 
-fn html() -> Response<Body> {
+pub(super) fn html() -> Response<Body> {
     json(
         200,
         "text/html",
@@ -159,7 +163,7 @@ fn html() -> Response<Body> {
     )
 }
 
-fn json(status: u16, media_type: &'static str, bytes: Vec<u8>) -> Response<Body> {
+pub(super) fn json(status: u16, media_type: &'static str, bytes: Vec<u8>) -> Response<Body> {
     let mut answer = plain(status);
     *answer.body_mut() = Body::from(Bytes::from(bytes));
     answer.headers_mut().insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static(media_type));

@@ -9,9 +9,10 @@
 
 mod answers;
 mod behaviour;
+mod reconcile;
 mod store;
 
-pub use behaviour::Behaviour;
+pub use behaviour::{Behaviour, Comparison};
 pub use store::{Held, Store};
 
 use anyhow::{Context, Result};
@@ -39,6 +40,8 @@ struct State {
     always: Behaviour,
     next: VecDeque<Behaviour>,
     requests: Vec<Seen>,
+    comparison: Comparison,
+    comparisons: usize,
     healthy: bool,
 }
 
@@ -89,6 +92,8 @@ impl Origin {
             always: Behaviour::Honest,
             next: VecDeque::new(),
             requests: Vec::new(),
+            comparison: Comparison::Honest,
+            comparisons: 0,
             healthy: true,
         };
         let world = Arc::new(World { name: name.into(), state: Mutex::new(state) });
@@ -170,6 +175,22 @@ impl Origin {
     #[must_use]
     pub fn holds(&self, key: &str) -> bool {
         self.store(|store| store.get(key).is_some())
+    }
+
+    /// From now on every comparison of orders is treated so.
+    pub fn compares(&self, comparison: Comparison) {
+        self.world.lock().comparison = comparison;
+    }
+
+    /// How many comparisons came in so far.
+    #[must_use]
+    pub fn comparisons(&self) -> usize {
+        self.world.lock().comparisons
+    }
+
+    /// Forgets the orders of these keys, as a restore from an old copy would.
+    pub fn lose(&self, lost: impl Fn(&str) -> bool) {
+        self.world.lock().store.lose(lost);
     }
 
     /// Puts an order with other content under a device's key, as another till's mistake would.

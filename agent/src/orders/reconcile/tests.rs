@@ -192,6 +192,8 @@ impl World {
         dir: tempfile::TempDir,
         pace: Pace,
     ) -> Self {
+        // The first test of the process decides; all want the same.
+        let _ = rustls::crypto::ring::default_provider().install_default();
         let sender = Sender {
             device: "POS-1".parse().unwrap(),
             store: "S1".parse().unwrap(),
