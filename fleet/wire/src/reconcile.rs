@@ -106,7 +106,7 @@ pub struct RangeDigest {
 }
 
 /// One order of a leaf, as the device has it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct KeyDigest {
     /// Its place in the ledger.
     pub seq: u64,
