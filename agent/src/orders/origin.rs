@@ -85,7 +85,11 @@ fn write(batch_id: &str, udl: &Country, orders: &[Outgoing]) -> Vec<u8> {
     writer.finish()
 }
 
-pub(super) fn headers(sender: &Sender, udl: &Country, batch_id: &str) -> Result<HeaderMap, header::InvalidHeaderValue> {
+pub(super) fn headers(
+    sender: &Sender,
+    udl: &Country,
+    batch_id: &str,
+) -> Result<HeaderMap, header::InvalidHeaderValue> {
     let traceparent = format!("00-{:032x}-{:016x}-01", fastrand::u128(1..), fastrand::u64(1..));
     let mut headers = HeaderMap::new();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));

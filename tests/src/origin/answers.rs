@@ -9,7 +9,8 @@ use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use samovar_wire::orders::{
-    Batch, BatchAnswer, HEADER_DEVICE, HEADER_LEDGER, HEADER_NONCE, HEADER_ORIGIN, IncomingOrder, OrderResult, Outcome,
+    Batch, BatchAnswer, HEADER_DEVICE, HEADER_LEDGER, HEADER_NONCE, HEADER_ORIGIN, IncomingOrder,
+    OrderResult, Outcome,
 };
 use samovar_wire::problem::{self, Problem};
 use std::io;

@@ -5,8 +5,11 @@ use crate::shop::{
     shop_with, shop_with_two_origins, token,
 };
 use anyhow::{Context, Result, ensure};
-use samovar_tests::{Agent, Behaviour, Comparison, binaries, eventually};
+use samovar_tests::{Agent, Behaviour, Comparison, Fleet, TableBuilder, binaries, eventually};
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::path::PathBuf;
 
 /// Asks for a pass and gives what came of it with the first origin.
 async fn pass(agent: &Agent, full: bool) -> Result<Value> {
@@ -97,7 +100,8 @@ async fn whatever_is_no_answer_changes_nothing() -> Result<()> {
     let shop = shop_with(|setup| setup.set("origin.request_timeout_ms=1500")).await?;
     let keys = place_many(shop.agent.api(), "A", 5).await?;
     settled(&shop.agent, 5, SOON).await?;
-    for comparison in [Comparison::Portal, Comparison::Stall, Comparison::Status(500), Comparison::Status(403)]
+    for comparison in
+        [Comparison::Portal, Comparison::Stall, Comparison::Status(500), Comparison::Status(403)]
     {
         shop.origin.compares(comparison);
         let outcome = pass(&shop.agent, false).await?;
@@ -174,5 +178,65 @@ async fn a_released_order_goes_to_another_origin() -> Result<()> {
     ensure!(history.iter().any(|entry| entry["what"] == "release" && entry["who"] == "ann"), "{record}");
     let again = release(&headers, "once more").await?;
     ensure!(again.status == 409, "{}", again.status);
+    Ok(())
+}
+
+/// The files of a fleet's database.
+fn database_files(fleet: &Fleet) -> [PathBuf; 3] {
+    ["fleet.db", "fleet.db-wal", "fleet.db-shm"].map(|name| fleet.data().join(name))
+}
+
+fn address(fleet: &Fleet) -> Result<SocketAddr> {
+    let url = fleet.url()?;
+    url.strip_prefix("http://").unwrap_or(url).parse().context("the fleet's address")
+}
+
+/// The fleet comes back on another port; the next route table says so.
+async fn come_back(fleet: &mut Fleet, agent: &mut Agent, table: TableBuilder) -> Result<TableBuilder> {
+    fleet.start().await?;
+    let port = json!(address(fleet)?.port());
+    let table = table.next_version().with("/origins/us-west/endpoints/0/port", port)?;
+    agent.restart_with_table(&table).await?;
+    Ok(table)
+}
+
+#[tokio::test]
+async fn a_fleet_that_was_restored_from_an_old_copy_gets_back_what_the_copy_lacks() -> Result<()> {
+    let tokens = "intake.tokens=[\"a-token-of-the-tests\"]";
+    let mut fleet = Fleet::setup().broker("none").set(tokens).set("intake.origin=us-west").start().await?;
+    let table = TableBuilder::new()?.origin("us-west", address(&fleet)?);
+    let setup = Agent::setup().table(&table).set("origin.token=a-token-of-the-tests");
+    let mut agent = setup.start().await?;
+    let mut keys = place_many(agent.api(), "old", 30).await?;
+    settled(&agent, 30, AFTER_RETRY).await?;
+
+    fleet.sigterm(SOON).await?;
+    let copy = tempfile::tempdir()?;
+    for file in database_files(&fleet).iter().filter(|file| file.exists()) {
+        std::fs::copy(file, copy.path().join(file.file_name().unwrap_or_default()))?;
+    }
+    let table = come_back(&mut fleet, &mut agent, table).await?;
+    keys.extend(place_many(agent.api(), "new", 300).await?);
+    settled(&agent, 330, AFTER_RETRY).await?;
+    let before = pass(&agent, false).await?;
+    ensure!(before["matched_at"].is_string() && before["missing"] == 0, "{before}");
+
+    fleet.sigterm(SOON).await?;
+    for file in database_files(&fleet) {
+        let _ = std::fs::remove_file(&file);
+        let kept = copy.path().join(file.file_name().unwrap_or_default());
+        if kept.exists() {
+            std::fs::copy(kept, file)?;
+        }
+    }
+    come_back(&mut fleet, &mut agent, table).await?;
+    ensure!(fleet.order_count().await? == 30, "the copy is old");
+    let found = pass(&agent, false).await?;
+    ensure!(found["resent"] == 300, "{found}\n{}", agent.last_words());
+    settled(&agent, 330, AFTER_RETRY).await?;
+    let held: BTreeSet<String> = fleet.orders().await?.into_iter().map(|order| order.key).collect();
+    ensure!(fleet.order_count().await? == 330 && held == keys.into_iter().collect());
+    let after = pass(&agent, true).await?;
+    ensure!(after["missing"] == 0 && after["unknown"] == 0 && after["matched_at"].is_string(), "{after}");
     Ok(())
 }

@@ -161,11 +161,7 @@ impl Ledger {
     ///
     /// # Errors
     /// When the disk failed.
-    pub async fn settled(
-        &self,
-        origin: &OriginId,
-        within: Places,
-    ) -> Result<Vec<SettledOrder>, LedgerError> {
+    pub async fn settled(&self, origin: &OriginId, within: Places) -> Result<Vec<SettledOrder>, LedgerError> {
         let origin = origin.clone();
         self.read(move |tables| tables.settled(&origin, within)).await
     }
@@ -289,10 +285,7 @@ impl Tables {
         let one = |sql| self.prepare(sql)?.query_row([], |row| row.get::<_, Option<u64>>(0)).optional();
         let forgotten_to = one("SELECT CAST(v AS INTEGER) FROM meta WHERE k = 'forgotten_to'")?;
         let last = one("SELECT max(seq) FROM orders")?;
-        Ok(Extent {
-            forgotten_to: forgotten_to.flatten().unwrap_or(0),
-            last: last.flatten().unwrap_or(0),
-        })
+        Ok(Extent { forgotten_to: forgotten_to.flatten().unwrap_or(0), last: last.flatten().unwrap_or(0) })
     }
 
     fn first_settled_since(&self, since: Timestamp) -> rusqlite::Result<Option<u64>> {
@@ -354,10 +347,7 @@ fn pass_note(row: &Row<'_>, origin: &OriginId) -> rusqlite::Result<Option<PassNo
 }
 
 /// Does one write inside the group's transaction.
-pub(super) fn perform(
-    t: &Transaction<'_>,
-    write: &ReconcileWrite,
-) -> rusqlite::Result<(Resent, Vec<Move>)> {
+pub(super) fn perform(t: &Transaction<'_>, write: &ReconcileWrite) -> rusqlite::Result<(Resent, Vec<Move>)> {
     match write {
         ReconcileWrite::Matched { origin, marks } => {
             let mut clear = t.prepare_cached(
@@ -464,8 +454,7 @@ fn resend(
             .query_row(
                 params![key, State::Settled as u8, origin.as_str(), within.from, within.to, RESENT],
                 |row| {
-                    let order =
-                        ResentOrder { seq: row.get(0)?, id: row.get(1)?, order_no: row.get(2)? };
+                    let order = ResentOrder { seq: row.get(0)?, id: row.get(1)?, order_no: row.get(2)? };
                     let last: Option<i64> = row.get(5)?;
                     Ok((order, row.get::<_, bool>(3)?, row.get::<_, u32>(4)?, last))
                 },

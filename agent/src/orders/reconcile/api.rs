@@ -18,9 +18,7 @@ const PATIENCE: Duration = Duration::from_secs(25);
 
 /// The routes of this flow.
 pub fn routes(reconcile: Reconcile) -> Router {
-    Router::new()
-        .route("/v1/orders:reconcile", get(show).post(demand))
-        .with_state(reconcile)
+    Router::new().route("/v1/orders:reconcile", get(show).post(demand)).with_state(reconcile)
 }
 
 async fn show(State(reconcile): State<Reconcile>) -> Json<Value> {

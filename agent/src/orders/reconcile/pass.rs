@@ -227,12 +227,7 @@ impl Passer {
         Ok(())
     }
 
-    async fn missing(
-        &self,
-        tally: &mut Tally,
-        places: Places,
-        mut keys: Vec<String>,
-    ) -> Result<(), Stopped> {
+    async fn missing(&self, tally: &mut Tally, places: Places, mut keys: Vec<String>) -> Result<(), Stopped> {
         tally.differs = true;
         keys.truncate(MOST_KEYS);
         let most = MOST_RESENT.saturating_sub(tally.resent);
@@ -246,10 +241,7 @@ impl Passer {
                 .map(|order| json!({ "id": order.id, "order_no": order.order_no, "seq": order.seq }))
                 .collect();
             let count = resent.orders.len();
-            (self.events)(
-                "order.resent",
-                json!({ "origin": tally.origin, "count": count, "orders": named }),
-            );
+            (self.events)("order.resent", json!({ "origin": tally.origin, "count": count, "orders": named }));
         }
         tally.lost.extend(resent.lost);
         tally.lost.truncate(MOST_KEYS);

@@ -256,7 +256,9 @@ impl Sum {
         self.digest.add(&order.key, &order.sha256);
         match self.step.how {
             How::Sum => {}
-            How::Keys => self.keys.push(KeyDigest { seq: order.seq, key: order.key, sha256: hex(&order.sha256) }),
+            How::Keys => {
+                self.keys.push(KeyDigest { seq: order.seq, key: order.key, sha256: hex(&order.sha256) })
+            }
             How::Each => {
                 let mut digest = Digest::default();
                 digest.add(&order.key, &order.sha256);

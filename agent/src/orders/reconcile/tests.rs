@@ -45,7 +45,10 @@ struct Origin {
 
 type Shared = Arc<Mutex<Origin>>;
 
-fn verdict(held: &BTreeMap<u64, (String, String)>, range: &samovar_wire::reconcile::RangeDigest) -> RangeVerdict {
+fn verdict(
+    held: &BTreeMap<u64, (String, String)>,
+    range: &samovar_wire::reconcile::RangeDigest,
+) -> RangeVerdict {
     let (mut count, mut digest, mut here) = (0, Digest::default(), Vec::new());
     for (seq, (key, sha256)) in held.range(range.from_seq..=range.to_seq) {
         count += 1;
@@ -82,9 +85,9 @@ async fn answer(origin: Shared, request: ReconcileRequest) -> axum::response::Re
             refusal
         }
         Mood::Garbage => "<html>Welcome</html>".into_response(),
-        Mood::WrongRanges => json(
-            ranges.into_iter().map(|verdict| RangeVerdict { from_seq: 9_999_999, ..verdict }).collect(),
-        ),
+        Mood::WrongRanges => {
+            json(ranges.into_iter().map(|verdict| RangeVerdict { from_seq: 9_999_999, ..verdict }).collect())
+        }
         Mood::Stall => std::future::pending().await,
         Mood::AllMissing => {
             let missing = (1..2_000).map(|n| format!("k{n}")).collect::<Vec<_>>();
@@ -185,13 +188,7 @@ impl World {
         world
     }
 
-    fn run(
-        ledger: Ledger,
-        origin: Shared,
-        base_url: String,
-        dir: tempfile::TempDir,
-        pace: Pace,
-    ) -> Self {
+    fn run(ledger: Ledger, origin: Shared, base_url: String, dir: tempfile::TempDir, pace: Pace) -> Self {
         // The first test of the process decides; all want the same.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let sender = Sender {
@@ -299,7 +296,10 @@ async fn orders_that_the_origin_lost_are_sent_again_and_found_again() {
     assert_eq!((state.resent, state.missing), (3, 3));
     assert_eq!(world.pending().await, [3, 300, 301]);
     assert!(world.condition(Condition::OrdersMissingAtOrigin).unwrap().contains("apac: 3 sent again"));
-    assert_eq!(world.told("order.resent").iter().map(|event| event["count"].as_u64().unwrap()).sum::<u64>(), 3);
+    assert_eq!(
+        world.told("order.resent").iter().map(|event| event["count"].as_u64().unwrap()).sum::<u64>(),
+        3
+    );
 
     world.settle(vec![3, 300, 301]).await;
     let state = world.pass(false).await;
@@ -324,10 +324,13 @@ async fn a_gap_of_days_is_found_after_a_restart_without_anybody_asking() {
     let world = world.restarted(Pace { after_change: quick, ..only_on_demand() }).await;
     let deadline = tokio::time::Instant::now() + SOON;
     let mut states = world.reconcile.watch();
-    tokio::time::timeout_at(deadline, states.wait_for(|states| states.iter().any(|state| state.resent == 300)))
-        .await
-        .expect("the pass after the start")
-        .unwrap();
+    tokio::time::timeout_at(
+        deadline,
+        states.wait_for(|states| states.iter().any(|state| state.resent == 300)),
+    )
+    .await
+    .expect("the pass after the start")
+    .unwrap();
 }
 
 #[tokio::test]
