@@ -115,7 +115,8 @@ impl Passer {
         let mut plan = Plan::new(&tally.marks, extent);
         loop {
             let steps = plan.next();
-            if steps.is_empty() {
+            // What is left keeps its marks; the next pass comes soon.
+            if steps.is_empty() || tally.resent >= MOST_RESENT {
                 break;
             }
             let request = self.sum_up(tally, steps).await?;

@@ -257,7 +257,7 @@ impl Sum {
         match self.step.how {
             How::Sum => {}
             How::Keys => {
-                self.keys.push(KeyDigest { seq: order.seq, key: order.key, sha256: hex(&order.sha256) })
+                self.keys.push(KeyDigest { seq: order.seq, key: order.key, sha256: hex(&order.sha256) });
             }
             How::Each => {
                 let mut digest = Digest::default();

@@ -135,7 +135,9 @@ impl Reconciler {
             self.refresh(&mut memory).await;
             self.begin(&mut memory);
             let limit = mono().plus(heartbeat.interval());
-            let next = memory.schedule.next_at().filter(|_| memory.passes.is_empty());
+            // Without anybody to ask as, or with a pass under way, a time that has come is no reason to wake.
+            let can_begin = memory.passes.is_empty() && self.sender.borrow().is_some();
+            let next = memory.schedule.next_at().filter(|_| can_begin);
             let wake_at = next.map_or(limit, |at| at.min(limit));
             tokio::select! {
                 () = stop::asked(&mut stop) => return,
