@@ -172,6 +172,12 @@ fn open(dir: &std::path::Path) -> Result<Ledger, crate::orders::ledger::OpenErro
     Ledger::open(settings, Heartbeats::default().register("ledger", SOON))
 }
 
+fn order(number: u64) -> NewOrder {
+    let body = format!(r#"{{"order_no":"k{number}","placed_at":"2026-11-20T08:00:00Z"}}"#);
+    let order = Order::parse(body.as_bytes(), None, &"US".parse().unwrap()).unwrap();
+    NewOrder { id: format!("id{number}"), accepted_at: wall(), order }
+}
+
 impl World {
     /// `count` orders that the origin settled and holds.
     async fn with(count: u64) -> Self {
@@ -181,10 +187,11 @@ impl World {
         let dir = tempfile::tempdir().unwrap();
         let ledger = open(dir.path()).unwrap();
         let world = Self::run(ledger, origin, base_url, dir, only_on_demand());
-        for number in 1..=count {
-            world.post(number).await;
+        let numbers: Vec<u64> = (1..=count).collect();
+        for some in numbers.chunks(1_000) {
+            world.ledger.accept(some.iter().map(|number| order(*number)).collect()).await.unwrap();
         }
-        world.settle((1..=count).collect()).await;
+        world.settle(numbers).await;
         world
     }
 
@@ -234,10 +241,7 @@ impl World {
     }
 
     async fn post(&self, number: u64) {
-        let body = format!(r#"{{"order_no":"k{number}","placed_at":"2026-11-20T08:00:00Z"}}"#);
-        let order = Order::parse(body.as_bytes(), None, &"US".parse().unwrap()).unwrap();
-        let new = NewOrder { id: format!("id{number}"), accepted_at: wall(), order };
-        self.ledger.accept(vec![new]).await.unwrap();
+        self.ledger.accept(vec![order(number)]).await.unwrap();
     }
 
     /// What the dispatcher would do: the origin gets them and settles them.

@@ -40,6 +40,12 @@ fn all() -> Places {
     Places { from: 1, to: 10_000 }
 }
 
+fn order(number: u64) -> NewOrder {
+    let body = format!(r#"{{"order_no":"k{number}","placed_at":"2026-11-20T08:00:00Z"}}"#);
+    let order = Order::parse(body.as_bytes(), None, &"US".parse::<Country>().unwrap()).unwrap();
+    NewOrder { id: format!("id{number}"), accepted_at: wall(), order }
+}
+
 impl Till {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
@@ -49,18 +55,13 @@ impl Till {
     /// Orders `first..=last`, settled by apac.
     async fn settled(first: u64, last: u64) -> Self {
         let till = Self::new();
-        for seq in first..=last {
-            till.post(seq).await;
-        }
+        till.ledger.accept((first..=last).map(order).collect()).await.unwrap();
         till.settle((first..=last).collect()).await;
         till
     }
 
     async fn post(&self, number: u64) {
-        let body = format!(r#"{{"order_no":"k{number}","placed_at":"2026-11-20T08:00:00Z"}}"#);
-        let order = Order::parse(body.as_bytes(), None, &"US".parse::<Country>().unwrap()).unwrap();
-        let new = NewOrder { id: format!("id{number}"), accepted_at: wall(), order };
-        self.ledger.accept(vec![new]).await.unwrap();
+        self.ledger.accept(vec![order(number)]).await.unwrap();
     }
 
     async fn settle(&self, seqs: Vec<u64>) {
