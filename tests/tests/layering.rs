@@ -48,7 +48,11 @@ const POLICIES: &[&str] = &[
     "agent/src/routing/health.rs",
     "agent/src/routing/nearest.rs",
     "agent/src/routing/verdict.rs",
+    "fleet/src/ingest/shed.rs",
+    "fleet/src/orders/compare.rs",
     "fleet/src/orders/judge.rs",
+    "fleet/src/orders/pace.rs",
+    "fleet/src/overload/admission.rs",
 ];
 
 /// What a file that decides must not touch.

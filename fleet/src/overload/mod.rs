@@ -6,8 +6,8 @@
 //!                                                                    └─► MQTT: only last values    (crate::ingest)
 //! ```
 //!
-//! Promises: what is refused is refused before it costs anything, with the time to wait; every refusal is counted by
-//! its class. Bounds on one device are elsewhere ([`crate::orders`]).
+//! Promises: what is refused is refused before it is parsed or looked up, with the time to wait; every refusal is counted
+//! by its class. Bounds on one device are elsewhere ([`crate::orders`]).
 
 pub mod admission;
 pub mod http;
