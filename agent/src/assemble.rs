@@ -352,6 +352,10 @@ pub fn ledger_settings(data: &std::path::Path, config: &Config) -> LedgerSetting
         max_bytes: config.orders.max_bytes,
         body_retention: days(config.orders.body_retention_days),
         key_retention: days(config.orders.key_retention_days),
+        max_orders: config.orders.max_orders,
+        settled_share_percent: config.orders.settled_share_percent,
+        encrypt_bodies: config.orders.encrypt_bodies,
+        credentials: std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from),
     }
 }
 

@@ -37,7 +37,7 @@ impl Frame {
         identity: &Identity,
         ledger: &Ledger,
     ) -> watch::Receiver<Option<Arc<Sender>>> {
-        let ledger = ledger.id().to_owned();
+        let ledger = ledger.watch_id();
         let token = Some(self.config.origin.token.clone()).filter(|token| !token.is_empty());
         let deadline = Duration::from_millis(self.config.origin.request_timeout_ms);
         self.derived(identity, move |who| {

@@ -194,6 +194,12 @@ impl Default for LocalApiSection {
 pub struct OrdersSection {
     /// Size of the ledger at which new orders are refused (507).
     pub max_bytes: u64,
+    /// Unsettled orders at which new orders are refused (507).
+    pub max_orders: u64,
+    /// Percent of `max_bytes` that bodies of settled orders may take; beyond it the oldest go before their time.
+    pub settled_share_percent: u8,
+    /// Seal order bodies on the disk with a key of this device.
+    pub encrypt_bodies: bool,
     /// Days for which the key of a settled order is remembered.
     pub key_retention_days: u64,
     /// Days for which the body of a settled order is kept; up to twice as long while its origin has not confirmed it.
@@ -208,6 +214,9 @@ impl Default for OrdersSection {
     fn default() -> Self {
         Self {
             max_bytes: 512 * 1024 * 1024,
+            max_orders: 200_000,
+            settled_share_percent: 50,
+            encrypt_bodies: true,
             key_retention_days: 180,
             body_retention_days: 14,
             batch_max_orders: 100,
@@ -225,6 +234,8 @@ impl LocalApiSection {
 impl OrdersSection {
     pub(super) fn check(&self) -> Result<(), Wrong> {
         within("orders.max_bytes", self.max_bytes, 1024 * 1024, 1 << 40)?;
+        within("orders.max_orders", self.max_orders, 100, 10_000_000)?;
+        within("orders.settled_share_percent", u64::from(self.settled_share_percent), 1, 90)?;
         within("orders.key_retention_days", self.key_retention_days, 180, 3_650)?;
         within("orders.body_retention_days", self.body_retention_days, 0, 3_650)?;
         within("orders.batch_max_orders", self.batch_max_orders, 1, 500)?;

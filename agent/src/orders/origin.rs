@@ -10,7 +10,9 @@ use samovar_wire::orders::{
     OutgoingOrder,
 };
 use samovar_wire::{Country, DeviceId, StoreId};
+use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::watch;
 
 /// The largest answer to a batch that is read.
 const MAX_ANSWER_BYTES: usize = 4 * 1024 * 1024;
@@ -31,8 +33,8 @@ pub struct Sender {
     pub device: DeviceId,
     /// Its store.
     pub store: StoreId,
-    /// The ledger's UUID.
-    pub ledger: String,
+    /// The ledger's UUID; another one when the ledger had to be begun anew.
+    pub ledger: watch::Receiver<Arc<str>>,
     /// Bearer token, when the origin wants one.
     pub token: Option<String>,
     /// Longest time from the request to the end of the answer.
@@ -95,7 +97,7 @@ pub(super) fn headers(
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.insert(HEADER_DEVICE, HeaderValue::from_str(sender.device.as_str())?);
     headers.insert(HEADER_STORE, HeaderValue::from_str(sender.store.as_str())?);
-    headers.insert(HEADER_LEDGER, HeaderValue::from_str(&sender.ledger)?);
+    headers.insert(HEADER_LEDGER, HeaderValue::from_str(&sender.ledger.borrow())?);
     headers.insert(HEADER_UDL, HeaderValue::from_str(udl.as_str())?);
     headers.insert(HEADER_IDEMPOTENCY_KEY, HeaderValue::from_str(batch_id)?);
     headers.insert("traceparent", HeaderValue::from_str(&traceparent)?);

@@ -1,8 +1,8 @@
 //! The loop of orders: ledger, routes and origins on one side, the dispatcher's decisions on the other.
 
-use super::conditions::conditions;
+use super::conditions::{conditions, news};
 use super::dispatcher::{Action, Dispatcher, Limits, Route, RouteQuery, Sending};
-use super::ledger::{Change, ChangeTo, Head, Ledger, Outgoing};
+use super::ledger::{Change, ChangeTo, Head, Ledger, Outgoing, Storage};
 use super::origin::{Sender, Way, send};
 use super::outcome::BatchOutcome;
 use crate::clock::{instant, mono};
@@ -97,6 +97,8 @@ impl Flow {
         let mut sends: JoinSet<Sent> = JoinSet::new();
         dispatcher.backlog(&backlog.borrow_and_update().clone());
         self.show_conditions();
+        let mut known = Storage::default();
+        self.tell_news(&mut known);
         // Whatever an earlier run held may have its reason no longer.
         let mut first = vec![dispatcher.identity_changed()];
         first.extend(dispatcher.routes_changed(self.routes.table_version()));
@@ -130,7 +132,11 @@ impl Flow {
                     dispatcher.backlog(&backlog.borrow_and_update().clone());
                     self.show_conditions();
                 }
-                Ok(()) = storage.changed() => self.show_conditions(),
+                Ok(()) = storage.changed() => {
+                    storage.mark_unchanged();
+                    self.show_conditions();
+                    self.tell_news(&mut known);
+                }
                 Ok(()) = routes.changed() => {
                     routes.mark_unchanged();
                     let action = dispatcher.routes_changed(self.routes.table_version());
@@ -156,6 +162,15 @@ impl Flow {
         for (condition, detail) in conditions {
             self.board.set(condition, detail);
         }
+    }
+
+    /// Head office hears once of a ledger that was set aside, and of how its salvage ended.
+    fn tell_news(&self, known: &mut Storage) {
+        let now = self.ledger.storage().borrow().clone();
+        for (kind, facts) in news(known, &now) {
+            (self.events)(kind, facts);
+        }
+        *known = now;
     }
 
     /// False when the ledger failed.

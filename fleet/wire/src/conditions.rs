@@ -84,15 +84,31 @@ conditions! {
     /// The ledger has reached its limit.
     LedgerFull = "ledger-full", Critical, None, 0,
         staff { "This device has no room for more orders. Use another till and call support.", "本机已无空间保存新订单。请换用其他收银机并联系技术支持。" },
-        technician { "The ledger is at its limit and refuses orders: restore the line or raise orders.max_bytes.", "账本已达上限并拒收订单：请恢复网络或提高 orders.max_bytes。" };
+        technician { "The ledger is at its limit and refuses orders: restore the line or raise orders.max_bytes or orders.max_orders.", "账本已达上限并拒收订单：请恢复网络或提高 orders.max_bytes、orders.max_orders。" };
     /// The ledger is at 80 % of its limit.
     LedgerNearlyFull = "ledger-nearly-full", Warning, Some(Condition::LedgerFull), 0,
         staff { "Many orders are waiting to be sent. Sales go on; check the store's internet line.", "大量订单等待发送。营业不受影响；请检查门店网络。" },
-        technician { "The ledger is at 80 % of its limit: find out why orders do not leave.", "账本已用到上限的 80%：请查明订单为何未送出。" };
+        technician { "The ledger is at 80 % of a limit: find out why orders do not leave.", "账本已用到上限的 80%：请查明订单为何未送出。" };
     /// A damaged ledger was set aside and a new one begun.
     LedgerSetAside = "ledger-set-aside", Critical, None, 0,
         staff { "Part of the order memory was damaged. Sales go on; call support today.", "部分订单记录损坏。营业不受影响；请于当天联系技术支持。" },
-        technician { "The ledger was damaged and set aside; a new one is in use. Keep the old file for salvage.", "账本损坏已被移开，现使用新账本。请保留旧文件以便抢救。" };
+        technician { "The ledger was damaged or missing; a new one is in use and orders are being brought over. Leave the old files.", "账本损坏或丢失，现使用新账本，订单正在恢复。请勿移动旧文件。" };
+    /// Orders of a damaged ledger could not all be brought over.
+    LedgerLosses = "ledger-losses", Critical, None, 0,
+        staff { "Some orders of this device were damaged. Sales go on; keep the receipts and call support today.", "本机部分订单损坏。营业不受影响；请保留小票并于当天联系技术支持。" },
+        technician { "A damaged ledger was salvaged with losses: compare the places named with head office, then remove the kept file and restart.", "账本恢复后仍有缺失：请将所列序号与总部核对，然后移走保留的文件并重启。" };
+    /// Every order of a damaged ledger was brought over.
+    LedgerSalvaged = "ledger-salvaged", Warning, None, 0,
+        staff { "Nothing to do here; head office has been told.", "门店无需处理；总部已收到通知。" },
+        technician { "A damaged ledger was salvaged whole: check the disk; the kept file may be removed, then restart.", "损坏的账本已全部恢复：请检查磁盘；可移走保留的文件并重启。" };
+    /// Orders are kept whose body does not match its digest.
+    OrdersDamaged = "orders-damaged", Critical, None, 0,
+        staff { "An order was damaged on this device. Keep its receipt and call support with the order number.", "有订单在本机损坏。请保留小票并带订单号联系技术支持。" },
+        technician { "The disk damaged orders: hand each in again under a new key from the till's receipt, then discard it; replace the disk.", "磁盘损坏了订单：请据小票以新键重新提交并作废原单；更换磁盘。" };
+    /// Orders are kept whose body cannot be opened.
+    OrdersUnreadable = "orders-unreadable", Critical, None, 0,
+        staff { "Some orders are kept but cannot be opened. Sales go on; call support today.", "部分订单已保存但无法打开。营业不受影响；请于当天联系技术支持。" },
+        technician { "The key of these orders is missing: put its file back beside the ledger as ledger.key.old and restart, or retry each.", "缺少这些订单的密钥：请将密钥文件以 ledger.key.old 放回账本旁并重启，或逐一重试。" };
     /// The device has not been activated.
     NotActivated = "not-activated", Critical, None, 0,
         staff { "This device is not set up yet and takes no orders. Call the technician.", "本机尚未激活，不能接收订单。请联系技术人员。" },

@@ -70,6 +70,10 @@ impl Hold {
 pub const KEY_REUSED: &str = "key-reused";
 /// `why` of an order whose key the origin knows with other content.
 pub const CONFLICT: &str = "conflict";
+/// `why` of an order whose record or body was damaged on the disk.
+pub const DAMAGED: &str = "damaged";
+/// `why` of an order whose body was sealed with a key that is not here.
+pub const UNREADABLE: &str = "unreadable";
 
 /// Answer to one order that was handed in.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -87,6 +91,15 @@ pub enum Accepted {
         /// Whether this very content had been kept before.
         repeated: bool,
     },
+}
+
+impl Accepted {
+    /// The place of the order, or of the record that was kept of it.
+    pub(super) const fn seq(&self) -> u64 {
+        match self {
+            Self::New(receipt) | Self::Replay(receipt) | Self::KeyReused { kept: receipt, .. } => receipt.seq,
+        }
+    }
 }
 
 /// What the till is told of an order.
@@ -126,6 +139,23 @@ pub struct Head {
     pub attempts: u32,
     /// The person it concerns.
     pub user: Option<Box<str>>,
+}
+
+/// An order on its way to the ledger's thread, with its body as it is to be stored.
+#[derive(Debug)]
+pub(super) struct Incoming {
+    pub(super) new: NewOrder,
+    /// Id of the key that sealed the body.
+    pub(super) sealed: Option<i64>,
+    /// Size of the plain body.
+    pub(super) bytes: usize,
+}
+
+/// Something with a body as it is stored, and the id of the key that sealed it.
+#[derive(Debug)]
+pub(super) struct Stored<T> {
+    pub(super) value: T,
+    pub(super) sealed: Option<i64>,
 }
 
 /// An order with all that a batch needs.

@@ -174,7 +174,7 @@ impl Ledger {
         self.read(Tables::extent).await
     }
 
-    /// The first place that was settled at this time or later.
+    /// The first place that was settled at this time or later and still has its body.
     ///
     /// # Errors
     /// When the disk failed.
@@ -289,12 +289,15 @@ impl Tables {
     }
 
     fn first_settled_since(&self, since: Timestamp) -> rusqlite::Result<Option<u64>> {
-        self.prepare("SELECT min(seq) FROM orders WHERE state = 2 AND closed_at >= ?1")?
+        self.prepare("SELECT min(seq) FROM orders WHERE state = 2 AND body IS NOT NULL AND closed_at >= ?1")?
             .query_row([since.millis()], |row| row.get(0))
     }
 
     fn strangers(&self, mut keys: Vec<String>) -> rusqlite::Result<Vec<String>> {
-        let mut statement = self.prepare("SELECT 1 FROM orders WHERE key = ?1 LIMIT 1")?;
+        let mut statement = self.prepare(
+            "SELECT 1 FROM orders WHERE key = ?1 AND conflict_with IS NULL UNION ALL
+             SELECT 1 FROM orders WHERE key = ?1 AND conflict_with IS NOT NULL",
+        )?;
         let mut failed = None;
         keys.retain(|key| match statement.exists([key]) {
             Ok(known) => !known,

@@ -42,7 +42,30 @@ const MIGRATIONS: &[&str] = &[
        at INTEGER NOT NULL, seq INTEGER NOT NULL, what TEXT NOT NULL, who TEXT NOT NULL, reason TEXT NOT NULL
      ) STRICT;
      CREATE INDEX audit_seq ON audit(seq);",
-    // 2: what an origin has not yet confirmed, for reconciliation. The marks are made by triggers, so that no way of
+    // 2: which key sealed a body, salvage of a damaged ledger, and fewer pages to write per order: an order number
+    // that is the key is found by the key, and settled orders are in no index of states.
+    "ALTER TABLE orders ADD COLUMN sealed INTEGER;   -- id of the key; NULL when the body is plain
+     DROP INDEX orders_state;
+     DROP INDEX orders_no;
+     CREATE INDEX orders_open ON orders(state, seq) WHERE state NOT IN (0, 2);
+     CREATE INDEX orders_no ON orders(order_no, seq) WHERE order_no <> key;
+     DROP INDEX orders_old;
+     CREATE INDEX orders_history ON orders(closed_at, bytes) WHERE state = 2 AND body IS NOT NULL;
+     CREATE INDEX orders_remembered ON orders(closed_at) WHERE state = 2 AND body IS NULL;
+     CREATE TABLE salvage(
+       file TEXT PRIMARY KEY,            -- of a damaged ledger, in this directory
+       stage INTEGER NOT NULL DEFAULT 0, -- 0: orders, 1: what hangs on them, 2: done
+       page INTEGER NOT NULL DEFAULT 0,  -- everything up to here is done
+       came INTEGER NOT NULL DEFAULT 0, merged INTEGER NOT NULL DEFAULT 0,
+       unreadable_pages INTEGER NOT NULL DEFAULT 0,
+       highest INTEGER NOT NULL DEFAULT 0, -- place that the old ledger had come to
+       told TEXT                         -- how it ended, in words; NULL before
+     ) STRICT;
+     CREATE TABLE salvaged(              -- while it lasts: where the orders of the old ledger went
+       file TEXT NOT NULL, old_seq INTEGER NOT NULL, seq INTEGER NOT NULL, conflict_with INTEGER,
+       PRIMARY KEY(file, old_seq)
+     ) STRICT, WITHOUT ROWID;",
+    // 3: what an origin has not yet confirmed, for reconciliation. The marks are made by triggers, so that no way of
     // settling an order, not even salvage from a damaged ledger, can forget them. A bucket is 256 places.
     "CREATE TABLE reconcile_marks(
        origin TEXT NOT NULL,

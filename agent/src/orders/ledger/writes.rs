@@ -2,16 +2,16 @@
 //! counts move; nothing in here waits.
 
 use super::model::{
-    Accepted, Backlog, CONFLICT, Change, ChangeTo, Group, Hold, Intervention, KEY_REUSED, NewOrder, Receipt,
-    State, Waiting,
+    Accepted, Backlog, CONFLICT, Change, ChangeTo, DAMAGED, Group, Hold, Incoming, Intervention, KEY_REUSED,
+    Receipt, State, UNREADABLE, Waiting,
 };
 use super::tables::{RECEIPT, id, optional_id, receipt, state};
 use rusqlite::{OptionalExtension, Transaction, params};
 use samovar_wire::{OriginId, Timestamp};
 
 /// Takes one order in, unless its key is known.
-pub(super) fn accept(t: &Transaction<'_>, new: &NewOrder) -> rusqlite::Result<Accepted> {
-    let order = &new.order;
+pub(super) fn accept(t: &Transaction<'_>, new: &Incoming) -> rusqlite::Result<Accepted> {
+    let order = &new.new.order;
     let first = t
         .prepare_cached(&format!("{RECEIPT} WHERE key = ?1 AND conflict_with IS NULL"))?
         .query_row([&order.key], receipt)
@@ -46,7 +46,9 @@ fn waits_for(t: &Transaction<'_>, depends_on: Option<&str>) -> rusqlite::Result<
     let Some(number) = depends_on else { return Ok(None) };
     let earlier = t
         .prepare_cached(&format!(
-            "{RECEIPT} WHERE order_no = ?1 AND conflict_with IS NULL ORDER BY seq DESC LIMIT 1"
+            "{RECEIPT} WHERE seq = (SELECT max(seq) FROM
+               (SELECT seq FROM orders WHERE key = ?1 AND conflict_with IS NULL AND order_no = ?1 UNION ALL
+                SELECT seq FROM orders WHERE order_no = ?1 AND order_no <> key AND conflict_with IS NULL))"
         ))?
         .query_row([number], receipt)
         .optional()?;
@@ -57,10 +59,11 @@ fn waits_for(t: &Transaction<'_>, depends_on: Option<&str>) -> rusqlite::Result<
 
 fn insert(
     t: &Transaction<'_>,
-    new: &NewOrder,
+    incoming: &Incoming,
     why: Option<(State, &str, &str)>,
     conflict_with: Option<u64>,
 ) -> rusqlite::Result<Receipt> {
+    let new = &incoming.new;
     let order = &new.order;
     let (state, why, detail) = match why {
         Some((state, why, detail)) => (state, Some(why), Some(detail)),
@@ -69,7 +72,8 @@ fn insert(
     let closed_at = (state == State::Quarantined).then_some(new.accepted_at.millis());
     t.prepare_cached(
         "INSERT INTO orders(id, key, conflict_with, order_no, sha256, udl, user, kind, depends_on, body, bytes,
-         accepted_at, state, why, detail, closed_at) VALUES(?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14,?15,?16)",
+         accepted_at, state, why, detail, closed_at, sealed)
+         VALUES(?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14,?15,?16,?17)",
     )?
     .execute(params![
         new.id,
@@ -82,12 +86,13 @@ fn insert(
         order.kind,
         order.depends_on,
         order.body,
-        order.body.len(),
+        incoming.bytes,
         new.accepted_at.millis(),
         state as u8,
         why,
         detail,
-        closed_at
+        closed_at,
+        incoming.sealed
     ])?;
     Ok(Receipt {
         id: new.id.clone(),
@@ -113,7 +118,7 @@ pub(super) struct Place {
     pub(super) why: Option<String>,
 }
 
-fn place(t: &Transaction<'_>, seq: u64) -> rusqlite::Result<Option<Place>> {
+pub(super) fn place(t: &Transaction<'_>, seq: u64) -> rusqlite::Result<Option<Place>> {
     t.prepare_cached("SELECT state, origin, udl, why FROM orders WHERE seq = ?1")?
         .query_row([seq], |row| {
             let group = Group { origin: optional_id(row, 1)?, udl: id(row, 2)? };
@@ -186,7 +191,11 @@ pub(super) fn change(t: &Transaction<'_>, changes: &[Change], now: Timestamp) ->
 
 /// Makes held orders pending again.
 pub(super) fn unhold(t: &Transaction<'_>, hold: Hold) -> rusqlite::Result<Vec<Move>> {
-    free(t, "SELECT seq FROM orders WHERE state = 1 AND why = ?1", &hold.word())
+    free(
+        t,
+        "SELECT seq FROM orders WHERE state = 1 AND state NOT IN (0, 2) AND why = ?1 ORDER BY seq",
+        &hold.word(),
+    )
 }
 
 fn free(t: &Transaction<'_>, select: &str, argument: &dyn rusqlite::ToSql) -> rusqlite::Result<Vec<Move>> {
@@ -208,6 +217,18 @@ pub(super) fn make_pending(t: &Transaction<'_>, seq: u64, unbind: bool) -> rusql
     let origin = if unbind { None } else { from.group.origin.clone() };
     let group = Group { origin, udl: from.group.udl.clone() };
     Ok(Some(Move { from, to: Place { state: State::Pending, group, why: None } }))
+}
+
+/// Gives orders back whose body can be opened again now that their key is here.
+pub(super) fn reopen(t: &Transaction<'_>, key: i64, limit: usize) -> rusqlite::Result<Vec<Move>> {
+    let seqs: Vec<u64> = t
+        .prepare_cached(
+            "SELECT seq FROM orders WHERE state = 3 AND state NOT IN (0, 2) AND why = 'unreadable' AND sealed = ?1
+             ORDER BY seq LIMIT ?2",
+        )?
+        .query_map(params![key, limit], |row| row.get(0))?
+        .collect::<rusqlite::Result<_>>()?;
+    seqs.into_iter().filter_map(|seq| make_pending(t, seq, false).transpose()).collect()
 }
 
 /// What came of an intervention.
@@ -244,7 +265,9 @@ pub(super) fn intervene(
         return Ok(Intervened::Done(Move { from, to }));
     }
     // An order that the origin refused by its own word is not there, so a retry may go wherever routing says now.
-    let refused_by_origin = from.state == State::Quarantined && from.why.as_deref() != Some(CONFLICT);
+    // One that was quarantined for its body's sake may have been sent before.
+    let own_reasons = [CONFLICT, DAMAGED, UNREADABLE].map(Some);
+    let refused_by_origin = from.state == State::Quarantined && !own_reasons.contains(&from.why.as_deref());
     let unbind = *what == Intervention::Release || refused_by_origin;
     Ok(make_pending(t, seq, unbind)?.map_or(Intervened::Unknown, Intervened::Done))
 }
@@ -264,19 +287,19 @@ fn refusal(from: &Place, what: &Intervention) -> Option<&'static str> {
 }
 
 /// Counts an order that was taken in.
-pub(super) fn count_new(backlog: &mut Backlog, new: &NewOrder, accepted: &Accepted) {
+pub(super) fn count_new(backlog: &mut Backlog, new: &Incoming, accepted: &Accepted) {
     let (receipt, why) = match accepted {
         Accepted::New(receipt) if receipt.state == State::Held => (receipt, Some(Hold::DependsOn.word())),
         Accepted::New(receipt) => (receipt, None),
         Accepted::KeyReused { kept, repeated: false, .. } => (kept, Some(KEY_REUSED)),
         Accepted::KeyReused { .. } | Accepted::Replay(_) => return,
     };
-    let group = Group { origin: None, udl: new.order.udl.clone() };
+    let group = Group { origin: None, udl: new.new.order.udl.clone() };
     Place { state: receipt.state, group, why: why.map(str::to_owned) }.add(backlog);
 }
 
 impl Place {
-    fn add(&self, backlog: &mut Backlog) {
+    pub(super) fn add(&self, backlog: &mut Backlog) {
         backlog.states[self.state as usize] += 1;
         if self.state == State::Pending {
             backlog.arrivals += 1;

@@ -29,8 +29,14 @@ impl Reply {
 }
 
 /// Sends one request; always answers within the sender's deadline.
-pub(super) async fn ask(sender: &Sender, way: &Way, udl: &Country, ranges: Vec<RangeDigest>) -> Reply {
-    let request = ReconcileRequest { device: sender.device.clone(), ledger: sender.ledger.clone(), ranges };
+pub(super) async fn ask(
+    sender: &Sender,
+    way: &Way,
+    udl: &Country,
+    ledger: &str,
+    ranges: Vec<RangeDigest>,
+) -> Reply {
+    let request = ReconcileRequest { device: sender.device.clone(), ledger: ledger.to_owned(), ranges };
     let headers = match headers(sender, udl, &uuid::Uuid::now_v7().to_string()) {
         Ok(headers) => headers,
         Err(error) => return Reply::later(format!("a header cannot be sent: {error}")),

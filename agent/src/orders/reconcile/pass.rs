@@ -50,6 +50,8 @@ pub(super) struct Passed {
 /// Numbers and findings on the way.
 struct Tally {
     origin: OriginId,
+    /// Places belong to one ledger; a damaged one may be replaced while a pass is under way.
+    ledger: Arc<str>,
     marks: Vec<Mark>,
     udl: Option<Country>,
     ranges: u64,
@@ -83,6 +85,7 @@ impl Passer {
     pub(super) async fn pass(self, origin: OriginId, full: bool) -> Passed {
         let mut tally = Tally {
             origin,
+            ledger: self.ledger.id(),
             marks: Vec::new(),
             udl: self.home.clone(),
             ranges: 0,
@@ -198,7 +201,10 @@ impl Passer {
             self.let_orders_pass().await;
             let query = RouteQuery { country, user: None, bound: Some(&tally.origin) };
             let way = self.routes.way(query).map_err(Stopped::later)?;
-            match ask(&self.sender, &way, country, ranges).await {
+            if self.ledger.id() != tally.ledger {
+                return Err(Stopped::later("a new ledger was begun".into()));
+            }
+            match ask(&self.sender, &way, country, &tally.ledger, ranges).await {
                 Reply::Answer(answer) => answer,
                 Reply::Unsupported(why) => return Err(Stopped::Unsupported(why)),
                 Reply::Later { why, retry_after } => return Err(Stopped::Later { why, retry_after }),

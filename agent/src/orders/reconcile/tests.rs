@@ -163,12 +163,7 @@ fn only_on_demand() -> Pace {
 }
 
 fn open(dir: &std::path::Path) -> Result<Ledger, crate::orders::ledger::OpenError> {
-    let settings = LedgerSettings {
-        path: dir.join("orders.db"),
-        max_bytes: 64 << 20,
-        body_retention: Duration::from_secs(86_400),
-        key_retention: Duration::from_secs(180 * 86_400),
-    };
+    let settings = LedgerSettings::at(dir.join("orders.db"));
     Ledger::open(settings, Heartbeats::default().register("ledger", SOON))
 }
 
@@ -201,7 +196,7 @@ impl World {
         let sender = Sender {
             device: "POS-1".parse().unwrap(),
             store: "S1".parse().unwrap(),
-            ledger: ledger.id().to_owned(),
+            ledger: ledger.watch_id(),
             token: None,
             deadline: Duration::from_millis(700),
         };

@@ -11,12 +11,7 @@ struct Till {
 
 fn open(dir: &std::path::Path) -> Result<Ledger, OpenError> {
     let heartbeat = Heartbeats::default().register("ledger", Duration::from_secs(10));
-    let settings = LedgerSettings {
-        path: dir.join("orders.db"),
-        max_bytes: 64 << 20,
-        body_retention: Duration::from_secs(86_400),
-        key_retention: Duration::from_secs(180 * 86_400),
-    };
+    let settings = LedgerSettings::at(dir.join("orders.db"));
     Ledger::open(settings, heartbeat)
 }
 
@@ -89,7 +84,11 @@ impl Till {
         drop(ledger);
         let path = dir.path().join("orders.db");
         let mut tables = when_free(|| Tables::open(&path, 64 << 20)).await;
-        let gone = tables.retain(before, unconfirmed_before, Timestamp::from_millis(0)).unwrap();
+        let candidates = tables.history(100, unconfirmed_before).unwrap();
+        let old: Vec<u64> =
+            candidates.iter().filter(|kept| kept.closed_at < before).map(|kept| kept.seq).collect();
+        tables.let_go(&old, Timestamp::from_millis(0), 100).unwrap();
+        let gone = old.len();
         drop(tables);
         (Self { ledger: when_free(|| open(dir.path())).await, dir }, gone)
     }
@@ -222,7 +221,7 @@ async fn everything_can_be_marked_from_a_place_on() {
 async fn what_was_let_go_is_below_what_can_be_compared() {
     let till = Till::settled(1, 5).await;
     till.ledger
-        .read(|tables| tables.raw(|t| t.execute("DELETE FROM orders WHERE seq IN (1, 3)", [])))
+        .read(|tables| tables.connection().execute("DELETE FROM orders WHERE seq IN (1, 3)", []))
         .await
         .unwrap();
     assert_eq!(till.ledger.extent().await.unwrap(), Extent { forgotten_to: 3, last: 5 });
