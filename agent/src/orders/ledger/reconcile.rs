@@ -289,7 +289,7 @@ impl Tables {
     }
 
     fn first_settled_since(&self, since: Timestamp) -> rusqlite::Result<Option<u64>> {
-        self.prepare("SELECT min(seq) FROM orders WHERE state = 2 AND body IS NOT NULL AND closed_at >= ?1")?
+        self.prepare("SELECT min(+seq) FROM orders WHERE state = 2 AND body IS NOT NULL AND closed_at >= ?1")?
             .query_row([since.millis()], |row| row.get(0))
     }
 
