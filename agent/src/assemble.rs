@@ -9,6 +9,7 @@
 //! | changes of the network | last value | kernel → dispatcher | overwritten |
 //! | shadow copies | 256 and 1 MiB | orders → shadow | the newest is dropped and counted |
 //! | routing inbox | 256 | reports, offers → routing | reports dropped, offers told to come back |
+//! | demands for a pass | 16 | API → reconciliation | told to come back |
 //! | view, changed | last value | routing → everyone | overwritten |
 //! | board | last value | every flow → reporter | overwritten |
 //! | state | last value | reporter → API, relay | overwritten |
@@ -37,6 +38,7 @@ use crate::orders::dispatcher::Limits;
 use crate::orders::intake::{self, Intake};
 use crate::orders::ledger::{Ledger, LedgerSettings, OpenError};
 use crate::orders::origin::AT_ONCE;
+use crate::orders::reconcile::{self, Pace, Reconcile, Reconciler};
 use crate::orders::run::{Events, Flow, InFlight, Lanes};
 use crate::orders::shadow::{self, Shadow};
 use crate::page::api::{self, Api};
@@ -247,6 +249,23 @@ impl Frame {
         let home = Arc::new(move || identity.current().map(|who| who.country.clone()));
         Ok((Intake { ledger, home, events, in_flight }, shadow))
     }
+
+    fn reconciliation(&mut self, identity: &Identity, routing: &Routing, intake: &Intake) -> Reconcile {
+        let reconciler = Reconciler {
+            ledger: intake.ledger.clone(),
+            routes: Arc::new(RoutesOfOrders::new(routing.clone())),
+            sender: self.sender(identity, &intake.ledger),
+            home: Arc::clone(&intake.home),
+            board: self.board.clone(),
+            events: Arc::clone(&intake.events),
+            kept: ledger_settings(&self.data, &self.config).body_retention,
+            pace: Pace::default(),
+        };
+        let heartbeat = self.heartbeats.register("reconciliation", STUCK);
+        let (handle, run) = reconciler.start(heartbeat, self.stop.subscribe());
+        self.tasks.spawn(run);
+        handle
+    }
 }
 
 impl Agent {
@@ -273,7 +292,8 @@ impl Agent {
         let routing = frame.routing(&identity)?;
         let outbox = frame.outbox()?;
         let (intake, shadow) = frame.orders(&identity, &routing, &outbox)?;
-        let report = frame.report(&identity, &routing, &intake.ledger, &intake.events).await;
+        let reconcile = frame.reconciliation(&identity, &routing, &intake);
+        let report = frame.report(&identity, &routing, &intake, &reconcile).await;
         let relaying = Relaying::new(&frame, &identity, &routing, &report, &outbox, &shadow);
         let api = Api {
             state: report.snapshot,
@@ -286,7 +306,8 @@ impl Agent {
         };
         let relaying = tokio::spawn(relaying.run(frame.stop.subscribe()));
 
-        let router = api::with_fallbacks(intake::routes(intake).merge(api::routes(api)));
+        let orders = intake::routes(intake).merge(reconcile::api::routes(reconcile));
+        let router = api::with_fallbacks(orders.merge(api::routes(api)));
         let gate = Gate::new(frame.config.local_api.names.clone(), data.local_token()?);
         let local_api = announce(&data, &socket, address)?;
         let most = frame.config.local_api.max_connections;

@@ -252,7 +252,7 @@ pub struct OrdersSection {
     pub encrypt_bodies: bool,
     /// Days for which the key of a settled order is remembered.
     pub key_retention_days: u64,
-    /// Days for which the body of a settled order is kept.
+    /// Days for which the body of a settled order is kept; up to twice as long while its origin has not confirmed it.
     pub body_retention_days: u64,
     /// Most orders sent in one request.
     pub batch_max_orders: u64,

@@ -152,7 +152,7 @@ fn verdict(result: OrderResult) -> OrderVerdict {
 }
 
 /// The other side's words: the problem document's detail, or the beginning of whatever it sent.
-fn words(answer: &RawAnswer<'_>) -> String {
+pub(super) fn words(answer: &RawAnswer<'_>) -> String {
     let status = answer.status;
     if let Ok(problem) = serde_json::from_slice::<Problem>(answer.body)
         && !(problem.detail.is_empty() && problem.title.is_empty())

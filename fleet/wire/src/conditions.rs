@@ -169,6 +169,18 @@ conditions! {
     CertificateExpired = "certificate-expired", Critical, None, 0,
         staff { "Orders are kept, but this device's pass has ended. Call support.", "订单已保存，但本机证书已过期。请联系技术支持。" },
         technician { "The device certificate has expired: activate the device again, or correct its clock.", "设备证书已过期：请重新激活，或校正时钟。" };
+    /// An origin lost orders that it had settled.
+    OrdersMissingAtOrigin = "orders-missing-at-origin", Warning, None, 0,
+        staff { "Nothing to do here; head office has been told.", "门店无需处理；总部已收到通知。" },
+        technician { "The origin lacks orders that it had acknowledged; they are sent again where their bodies are kept: see which origin, and ask what it lost.", "源站缺少其已确认的订单；仍保留内容的订单会重新发送：请查看是哪个源站并查明丢失原因。" };
+    /// An origin has orders of this device that the device does not know.
+    OrdersUnknownToDevice = "orders-unknown-to-device", Warning, None, 0,
+        staff { "Nothing to do here; head office has been told.", "门店无需处理；总部已收到通知。" },
+        technician { "The origin has orders of this ledger that the device does not know: was the device restored from a copy? Nothing is changed.", "源站存有本机账本中不存在的订单：本机是否由备份恢复？系统未做任何改动。" };
+    /// Orders cannot be compared with an origin.
+    OriginDoesNotReconcile = "origin-does-not-reconcile", Info, None, 0,
+        staff { "Nothing to do here; orders are sent as usual.", "门店无需处理；订单照常发送。" },
+        technician { "The origin does not answer the comparison of orders: nothing is sent again, and bodies of old orders are kept for longer or go unconfirmed: see why.", "源站不响应订单核对：不会重新发送订单，旧订单内容将延长保留或未经确认即清除：请查看原因。" };
     /// A small file was damaged and set aside.
     FileSetAside = "file-set-aside", Warning, None, 0,
         staff { "Nothing to do here; head office has been told.", "门店无需处理；总部已收到通知。" },

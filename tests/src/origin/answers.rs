@@ -1,6 +1,7 @@
 //! The origin's answers, honest and otherwise.
 
 use super::behaviour::Behaviour;
+use super::reconcile::reconcile;
 use super::store::{Store, result};
 use super::{Body, Seen, State, World, single};
 use bytes::Bytes;
@@ -9,14 +10,14 @@ use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use samovar_wire::orders::{
-    Batch, BatchAnswer, HEADER_DEVICE, HEADER_NONCE, HEADER_ORIGIN, HEADER_SHADOW, IncomingOrder,
+    Batch, BatchAnswer, HEADER_DEVICE, HEADER_LEDGER, HEADER_NONCE, HEADER_ORIGIN, HEADER_SHADOW, IncomingOrder,
     OrderResult, Outcome,
 };
 use samovar_wire::problem::{self, Problem};
 use std::io::{self, Read as _};
 
 /// Larger than any batch an agent may make: 500 orders of 256 KiB would be, but nobody sends those.
-const MAX_REQUEST: usize = 64 * 1024 * 1024;
+pub(super) const MAX_REQUEST: usize = 64 * 1024 * 1024;
 
 /// One answer; an error cuts the connection without one.
 pub(super) async fn answer(world: &World, request: Request<Incoming>) -> io::Result<Response<Body>> {
@@ -26,6 +27,7 @@ pub(super) async fn answer(world: &World, request: Request<Incoming>) -> io::Res
         (&Method::POST | &Method::PUT, path) if path.starts_with(single::TICKETS) => {
             single::ticket(world, request).await
         }
+        (&Method::POST, "/v1/orders:reconcile") => reconcile(world, request).await,
         (&Method::GET, "/.samovar/health") => Ok(health(world)),
         (&Method::GET, "/.samovar/echo204") => {
             let nonce = request.headers().get(HEADER_NONCE).cloned();
@@ -118,12 +120,12 @@ pub(super) fn decide(state: &mut State, parts: &Parts, batch: &Batch) -> (Behavi
         behaviour: behaviour.clone(),
         at: crate::clock::now(),
     });
-    let device = header(HEADER_DEVICE);
+    let sender = (header(HEADER_DEVICE), header(HEADER_LEDGER));
     let shadow = headers.contains_key(HEADER_SHADOW);
     let mut results = Vec::new();
     for (at, order) in batch.orders.iter().enumerate() {
         let store = if shadow { &mut state.shadows } else { &mut state.store };
-        results.extend(one(store, &behaviour, &device, batch, at, order));
+        results.extend(one(store, &behaviour, (&sender.0, &sender.1), batch, at, order));
     }
     if behaviour == Behaviour::StrayResults {
         let stray = |n: u32| OrderResult {
@@ -141,7 +143,7 @@ pub(super) fn decide(state: &mut State, parts: &Parts, batch: &Batch) -> (Behavi
 fn one(
     store: &mut Store,
     behaviour: &Behaviour,
-    device: &str,
+    (device, ledger): (&str, &str),
     batch: &Batch,
     at: usize,
     order: &IncomingOrder,
@@ -152,13 +154,13 @@ fn one(
         }
         Behaviour::RefuseBatchWith(text) if contains(batch, text) => None,
         Behaviour::AtMost(orders) if batch.orders.len() > *orders => None,
-        Behaviour::RefuseBatchWith(_) | Behaviour::AtMost(_) => Some(store.record(device, order)),
-        Behaviour::AnswerOnlyFirst if at == 0 => Some(store.record(device, order)),
+        Behaviour::RefuseBatchWith(_) | Behaviour::AtMost(_) => Some(store.record(device, ledger, order)),
+        Behaviour::AnswerOnlyFirst if at == 0 => Some(store.record(device, ledger, order)),
         Behaviour::RetryAll { retry_after_s } => Some(OrderResult {
             retry_after_s: Some(*retry_after_s),
             ..result(order, Outcome::Retry, Some("busy"))
         }),
-        behaviour if behaviour.records() => Some(store.record(device, order)),
+        behaviour if behaviour.records() => Some(store.record(device, ledger, order)),
         _ => None,
     }
 }
@@ -172,7 +174,7 @@ fn settle(batch: &str, results: Vec<OrderResult>) -> Response<Body> {
     json(200, "application/json", serde_json::to_vec(&answer).unwrap_or_default())
 }
 
-fn refusal(status: u16, retry_after_s: Option<u64>) -> Response<Body> {
+pub(super) fn refusal(status: u16, retry_after_s: Option<u64>) -> Response<Body> {
     let problem = Problem::new(status, "scripted", "this origin was told to answer so");
     let bytes = serde_json::to_vec(&problem).unwrap_or_default();
     let mut answer = json(status, problem::CONTENT_TYPE, bytes);
@@ -182,7 +184,7 @@ fn refusal(status: u16, retry_after_s: Option<u64>) -> Response<Body> {
     answer
 }
 
-fn html() -> Response<Body> {
+pub(super) fn html() -> Response<Body> {
     json(
         200,
         "text/html",

@@ -45,6 +45,25 @@ pub enum Behaviour {
     StrayResults,
 }
 
+/// One way to treat the comparison of orders.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Comparison {
+    /// Keeps the contract, and names what is missing and unknown where it is told the keys.
+    Honest,
+    /// Says only whether a range matches.
+    WithoutLists,
+    /// Has no such call.
+    Absent,
+    /// Answers a status with a problem document.
+    Status(u16),
+    /// Never answers.
+    Stall,
+    /// A captive portal.
+    Portal,
+    /// Says of every order that it is shown that it is missing, for ever.
+    AlwaysMissing,
+}
+
 impl Behaviour {
     /// Whether the orders of the batch are recorded.
     pub(super) const fn records(&self) -> bool {

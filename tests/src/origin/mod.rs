@@ -9,10 +9,11 @@
 
 mod answers;
 mod behaviour;
+mod reconcile;
 mod single;
 mod store;
 
-pub use behaviour::Behaviour;
+pub use behaviour::{Behaviour, Comparison};
 pub use store::{Held, Store};
 
 use anyhow::{Context, Result};
@@ -44,6 +45,8 @@ struct State {
     requests: Vec<Seen>,
     /// `None`: it has no health check.
     healthy: Option<bool>,
+    comparison: Comparison,
+    comparisons: usize,
 }
 
 /// One batch request as it came in, whatever became of it.
@@ -97,6 +100,8 @@ impl Origin {
             next: VecDeque::new(),
             requests: Vec::new(),
             healthy: Some(true),
+            comparison: Comparison::Honest,
+            comparisons: 0,
         };
         let world = Arc::new(World { name: name.into(), state: Mutex::new(state) });
         let listener = TcpListener::bind("127.0.0.1:0").await.context("no free port")?;
@@ -188,6 +193,22 @@ impl Origin {
     #[must_use]
     pub fn holds(&self, key: &str) -> bool {
         self.store(|store| store.get(key).is_some())
+    }
+
+    /// From now on every comparison of orders is treated so.
+    pub fn compares(&self, comparison: Comparison) {
+        self.world.lock().comparison = comparison;
+    }
+
+    /// How many comparisons came in so far.
+    #[must_use]
+    pub fn comparisons(&self) -> usize {
+        self.world.lock().comparisons
+    }
+
+    /// Forgets the orders of these keys, as a restore from an old copy would.
+    pub fn lose(&self, lost: impl Fn(&str) -> bool) {
+        self.world.lock().store.lose(lost);
     }
 
     /// Puts an order with other content under a device's key, as another till's mistake would.

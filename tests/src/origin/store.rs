@@ -14,6 +14,8 @@ pub struct Held {
     pub order_no: String,
     /// Place in the device's ledger.
     pub seq: u64,
+    /// UUID of that ledger.
+    pub ledger: String,
     /// User data location.
     pub udl: String,
     /// Place in the order in which this origin recorded them.
@@ -65,12 +67,18 @@ impl Store {
         &self.broken_digests
     }
 
+    /// Forgets the orders of these keys, as a restore from an old copy would.
+    pub(super) fn lose(&mut self, lost: impl Fn(&str) -> bool) {
+        self.orders.retain(|(_, key), _| !lost(key));
+    }
+
     pub(super) fn occupy(&mut self, device: &str, key: &str) {
         let held = Held {
             sha256: "0".repeat(64),
             body: "{}".into(),
             order_no: key.into(),
             seq: 0,
+            ledger: String::new(),
             udl: String::new(),
             recorded: self.orders.len(),
         };
@@ -78,7 +86,7 @@ impl Store {
     }
 
     /// Records one order and says what became of it.
-    pub(super) fn record(&mut self, device: &str, order: &IncomingOrder) -> OrderResult {
+    pub(super) fn record(&mut self, device: &str, ledger: &str, order: &IncomingOrder) -> OrderResult {
         if !order.digest_matches() {
             self.broken_digests.push(order.key.clone());
             return result(order, Outcome::Rejected, Some("digest"));
@@ -96,6 +104,7 @@ impl Store {
                     body: order.body.get().to_owned(),
                     order_no: order.order_no.clone(),
                     seq: order.seq,
+                    ledger: ledger.to_owned(),
                     udl: order.udl.clone().unwrap_or_default(),
                     recorded: self.orders.len(),
                 };

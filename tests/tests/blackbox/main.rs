@@ -8,6 +8,7 @@ mod durable;
 mod flood;
 mod lifecycle;
 mod recover;
+mod reconcile;
 mod refuse;
 mod relay;
 mod route;

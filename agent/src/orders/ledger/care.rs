@@ -349,13 +349,23 @@ impl Writer {
     /// Lets some history go: marks what may go, then acts.
     fn retain(&mut self, step: usize) {
         let (bodies, keys) = (before(self.settings.body_retention), before(self.settings.key_retention));
+        // An origin that never confirms must not fill the disk.
+        let unconfirmed = before((self.settings.body_retention * 2).max(Duration::from_secs(86_400)));
         let known = self.care.history;
         let Some(tables) = &mut self.tables else { return };
         let settings = &self.settings;
         let result = (|| {
             let history = known.map_or_else(|| tables.history_bytes(), Ok)?;
-            let candidates = tables.history(step)?;
-            let (old, crowded) = room::may_go(settings, &candidates, bodies, history, tables.bytes()?);
+            let bytes = tables.bytes()?;
+            let mut candidates = tables.history(step, unconfirmed)?;
+            let mut old_before = bodies;
+            if candidates.is_empty() && room::excess(settings, history, bytes) > 0 {
+                // New orders have the right of way even over what an origin has yet to confirm: only as much as must.
+                candidates = tables.history(step, Timestamp::from_millis(i64::MAX))?;
+                old_before = Timestamp::from_millis(0);
+                tracing::warn!("room is made with the bodies of orders that their origin has yet to confirm");
+            }
+            let (old, crowded) = room::may_go(settings, &candidates, old_before, history, bytes);
             let (seqs, sizes): (Vec<u64>, Vec<u64>) =
                 candidates[..old + crowded].iter().map(|kept| (kept.seq, kept.bytes)).unzip();
             let forgotten = tables.let_go(&seqs, keys, step)?;

@@ -6,6 +6,7 @@
 mod care;
 mod files;
 mod model;
+mod reconcile;
 mod room;
 mod salvage;
 mod schema;
@@ -17,6 +18,9 @@ mod writes;
 pub use model::{
     Accepted, AuditEntry, Backlog, CONFLICT, Change, ChangeTo, DAMAGED, Facts, Group, Head, Hold,
     Intervention, KEY_REUSED, NewOrder, Outgoing, Receipt, Record, State, UNREADABLE, Waiting, summary,
+};
+pub use reconcile::{
+    Extent, Mark, Outstanding, PassNote, Places, Resent, ResentOrder, SettledOrder, bucket_of,
 };
 pub use salvage::Salvaged;
 pub use seal::KeyError;

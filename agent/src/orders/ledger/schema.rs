@@ -65,6 +65,46 @@ const MIGRATIONS: &[&str] = &[
        file TEXT NOT NULL, old_seq INTEGER NOT NULL, seq INTEGER NOT NULL, conflict_with INTEGER,
        PRIMARY KEY(file, old_seq)
      ) STRICT, WITHOUT ROWID;",
+    // 3: what an origin has not yet confirmed, for reconciliation. The marks are made by triggers, so that no way of
+    // settling an order, not even salvage from a damaged ledger, can forget them. A bucket is 256 places.
+    "CREATE TABLE reconcile_marks(
+       origin TEXT NOT NULL,
+       bucket INTEGER NOT NULL,
+       generation INTEGER NOT NULL DEFAULT 0,  -- grows with each change, so that a late match clears no newer one
+       confirmed INTEGER NOT NULL DEFAULT 0,   -- the origin has all of ours; it only has more than we do
+       resent INTEGER NOT NULL DEFAULT 0,      -- orders sent again since the last match
+       lost INTEGER NOT NULL DEFAULT 0,        -- orders it lacks that cannot be sent again
+       strange INTEGER NOT NULL DEFAULT 0,     -- orders it has that this ledger lacks
+       PRIMARY KEY(origin, bucket)
+     ) STRICT, WITHOUT ROWID;
+     CREATE TABLE reconcile_origins(
+       origin TEXT PRIMARY KEY,
+       supported INTEGER NOT NULL,
+       at INTEGER NOT NULL,                    -- milliseconds, as below
+       matched_at INTEGER,
+       full_at INTEGER,
+       ranges INTEGER NOT NULL, orders INTEGER NOT NULL, resent INTEGER NOT NULL
+     ) STRICT, WITHOUT ROWID;
+     INSERT INTO reconcile_marks(origin, bucket)
+       SELECT DISTINCT origin, seq / 256 FROM orders WHERE state = 2 AND origin IS NOT NULL;
+     CREATE TRIGGER orders_settled AFTER UPDATE OF state ON orders
+       WHEN NEW.state = 2 AND NEW.origin IS NOT NULL
+     BEGIN
+       INSERT INTO reconcile_marks(origin, bucket) VALUES(NEW.origin, NEW.seq / 256)
+         ON CONFLICT(origin, bucket) DO UPDATE SET generation = generation + 1, confirmed = 0;
+     END;
+     CREATE TRIGGER orders_salvaged AFTER INSERT ON orders
+       WHEN NEW.state = 2 AND NEW.origin IS NOT NULL
+     BEGIN
+       INSERT INTO reconcile_marks(origin, bucket) VALUES(NEW.origin, NEW.seq / 256)
+         ON CONFLICT(origin, bucket) DO UPDATE SET generation = generation + 1, confirmed = 0;
+     END;
+     -- An origin keeps keys for longer than we do: below this place there is nothing to compare.
+     CREATE TRIGGER orders_forgotten AFTER DELETE ON orders
+     BEGIN
+       INSERT INTO meta(k, v) VALUES('forgotten_to', CAST(OLD.seq AS TEXT))
+         ON CONFLICT(k) DO UPDATE SET v = CAST(max(CAST(v AS INTEGER), OLD.seq) AS TEXT);
+     END;",
 ];
 
 /// Brings a ledger to the newest form.

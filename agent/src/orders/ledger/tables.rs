@@ -3,6 +3,7 @@
 use super::model::{
     AuditEntry, Backlog, Facts, Group, Head, Outgoing, Receipt, Record, State, Stored, Waiting,
 };
+use super::reconcile::UNCONFIRMED;
 use super::schema::{self, MigrationError};
 use super::seal::KeyError;
 use crate::clock::{Mono, mono};
@@ -114,6 +115,11 @@ impl Tables {
         Ok(result)
     }
 
+    /// A statement that is kept for the next time.
+    pub(super) fn prepare(&self, sql: &str) -> rusqlite::Result<rusqlite::CachedStatement<'_>> {
+        self.connection.prepare_cached(sql)
+    }
+
     /// Bytes in use.
     pub(super) fn bytes(&self) -> rusqlite::Result<u64> {
         let count = |pragma| self.connection.pragma_query_value(None, pragma, |row| row.get::<_, u64>(0));
@@ -207,14 +213,19 @@ impl Tables {
         self.connection.prepare_cached(sum)?.query_row([], |row| row.get(0))
     }
 
-    /// The oldest settled orders that still have their body.
-    pub(super) fn history(&self, limit: usize) -> rusqlite::Result<Vec<Kept>> {
+    /// The oldest settled orders that still have their body, and that their origin has confirmed to have; from before
+    /// a time, the others too.
+    pub(super) fn history(
+        &self,
+        limit: usize,
+        unconfirmed_before: Timestamp,
+    ) -> rusqlite::Result<Vec<Kept>> {
         self.connection
-            .prepare_cached(
+            .prepare_cached(&format!(
                 "SELECT seq, closed_at, bytes FROM orders WHERE state = 2 AND body IS NOT NULL
-                 ORDER BY closed_at LIMIT ?1",
-            )?
-            .query_map([limit], |row| {
+                 AND (closed_at < ?2 OR NOT {UNCONFIRMED}) ORDER BY closed_at LIMIT ?1"
+            ))?
+            .query_map(params![limit, unconfirmed_before.millis()], |row| {
                 Ok(Kept {
                     seq: row.get(0)?,
                     closed_at: Timestamp::from_millis(row.get(1)?),

@@ -11,6 +11,7 @@
 use super::care::Care;
 use super::files::is_full;
 use super::model::{Accepted, Backlog, Change, Hold, Incoming, Intervention, Outgoing, Stored};
+use super::reconcile::{self, ReconcileWrite, Resent};
 use super::room::give_up_ballast;
 use super::seal::Keys;
 use super::tables::Tables;
@@ -39,6 +40,7 @@ pub(super) enum Request {
     Change { changes: Vec<Change>, at: Timestamp, reply: Reply<()> },
     Unhold { hold: Hold, reply: Reply<()> },
     Intervene { seq: u64, what: Intervention, who: String, reason: String, at: Timestamp, reply: Reply<()> },
+    Reconcile { write: ReconcileWrite, reply: Reply<Resent> },
     Read(ReadWork),
 }
 
@@ -47,6 +49,7 @@ enum Effect {
     Accepted(Vec<Accepted>),
     Bound(Vec<u64>, Vec<Move>),
     Moved(Vec<Move>),
+    Reconciled(Resent, Vec<Move>),
     Refused(LedgerError),
 }
 
@@ -73,6 +76,7 @@ impl Request {
             Self::Change { reply, .. } | Self::Unhold { reply, .. } | Self::Intervene { reply, .. } => {
                 drop(reply.send(Err(error)));
             }
+            Self::Reconcile { reply, .. } => drop(reply.send(Err(error))),
             Self::Read(work) => drop(work(Err(error))),
         }
     }
@@ -228,6 +232,9 @@ impl Writer {
                     | Request::Intervene { reply, .. },
                     Effect::Moved(_),
                 ) => drop(reply.send(Ok(()))),
+                (Request::Reconcile { reply, .. }, Effect::Reconciled(resent, _)) => {
+                    drop(reply.send(Ok(resent)));
+                }
                 (request, Effect::Refused(error)) => request.fail(error),
                 // `perform` gives each request the effect of its own kind.
                 (request, _) => request.fail(LedgerError::TimedOut),
@@ -248,7 +255,7 @@ impl Writer {
                             highest = highest.max(accepted.seq());
                         }
                     }
-                    (_, Effect::Bound(_, moves) | Effect::Moved(moves)) => {
+                    (_, Effect::Bound(_, moves) | Effect::Moved(moves) | Effect::Reconciled(_, moves)) => {
                         moves.iter().for_each(|step| step.apply(&mut backlog));
                     }
                     _ => {}
@@ -292,6 +299,9 @@ fn perform(t: &Transaction<'_>, request: &Request) -> rusqlite::Result<Effect> {
                 Intervened::Unknown => Effect::Refused(LedgerError::Unknown),
                 Intervened::Refused(why) => Effect::Refused(LedgerError::NotAllowed(why)),
             })
+        }
+        Request::Reconcile { write, .. } => {
+            reconcile::perform(t, write).map(|(resent, moves)| Effect::Reconciled(resent, moves))
         }
         // Reads never come here: `sort` keeps them apart.
         Request::Read(_) => Ok(Effect::Moved(Vec::new())),

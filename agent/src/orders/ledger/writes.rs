@@ -213,7 +213,7 @@ fn free(t: &Transaction<'_>, select: &str, argument: &dyn rusqlite::ToSql) -> ru
     seqs.into_iter().filter_map(|seq| make_pending(t, seq, false).transpose()).collect()
 }
 
-fn make_pending(t: &Transaction<'_>, seq: u64, unbind: bool) -> rusqlite::Result<Option<Move>> {
+pub(super) fn make_pending(t: &Transaction<'_>, seq: u64, unbind: bool) -> rusqlite::Result<Option<Move>> {
     let Some(from) = place(t, seq)? else { return Ok(None) };
     let sql = if unbind {
         "UPDATE orders SET state = 0, why = NULL, closed_at = NULL, origin = NULL WHERE seq = ?1"

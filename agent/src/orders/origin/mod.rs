@@ -142,7 +142,7 @@ fn unsendable(error: &header::InvalidHeaderValue) -> BatchOutcome {
 
 /// `Retry-After`, in either form. A date is read against the `Date` of the same answer, so that our clock does not
 /// matter.
-fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let text = |name| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok()).map(str::trim);
     let wanted = text(header::RETRY_AFTER)?;
     if let Ok(seconds) = wanted.parse() {

@@ -71,6 +71,9 @@ async fn the_file_shrinks_after_a_drain() {
     until(async || (file_bytes(dir.path()) > 6 << 20).then_some(())).await;
     let before = file_bytes(dir.path());
     settle_all(&ledger, orders as u64).await;
+    // A body is kept until its origin has confirmed that it has the order.
+    let marks = ledger.marks(&apac()).await.unwrap();
+    ledger.matched(&apac(), marks).await.unwrap();
     close(ledger, dir.path()).await;
     // The round of retention runs at once after a start.
     let settings =
