@@ -1,6 +1,6 @@
 //! Batch mode: all orders of a parcel in one request (IO).
 
-use super::{Answer, Parcel, Sender, Way, exchange, headers, unsendable};
+use super::{Answer, Parcel, Sender, Way, exchange, headers_of, unsendable};
 use crate::orders::outcome::{BatchOutcome, read};
 use bytes::Bytes;
 use flate2::Compression;
@@ -41,7 +41,7 @@ pub(super) async fn send(
     gzip: Option<&Gzip>,
 ) -> BatchOutcome {
     let batch_id = uuid::Uuid::now_v7().to_string();
-    let headers = match headers(sender, &parcel, &batch_id) {
+    let headers = match headers_of(sender, &parcel, &batch_id) {
         Ok(headers) => headers,
         Err(error) => return unsendable(&error),
     };

@@ -114,20 +114,34 @@ async fn exchange(sender: &Sender, request: reqwest::RequestBuilder) -> Result<A
     }
 }
 
-/// The headers of every request that carries orders; `key` makes its repeat safe.
-fn headers(sender: &Sender, parcel: &Parcel<'_>, key: &str) -> Result<HeaderMap, header::InvalidHeaderValue> {
+/// The headers of a request that carries orders; `key` makes its repeat safe.
+fn headers_of(
+    sender: &Sender,
+    parcel: &Parcel<'_>,
+    key: &str,
+) -> Result<HeaderMap, header::InvalidHeaderValue> {
+    let mut headers = headers(sender, parcel.udl, key)?;
+    if let Some(real) = parcel.shadow_of {
+        headers.insert(HEADER_SHADOW, HeaderValue::from_str(real.as_str())?);
+    }
+    Ok(headers)
+}
+
+/// The headers of every request to an origin.
+pub(super) fn headers(
+    sender: &Sender,
+    udl: &Country,
+    key: &str,
+) -> Result<HeaderMap, header::InvalidHeaderValue> {
     let traceparent = format!("00-{:032x}-{:016x}-01", fastrand::u128(1..), fastrand::u64(1..));
     let mut headers = HeaderMap::new();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.insert(HEADER_DEVICE, HeaderValue::from_str(sender.device.as_str())?);
     headers.insert(HEADER_STORE, HeaderValue::from_str(sender.store.as_str())?);
     headers.insert(HEADER_LEDGER, HeaderValue::from_str(&sender.ledger.borrow())?);
-    headers.insert(HEADER_UDL, HeaderValue::from_str(parcel.udl.as_str())?);
+    headers.insert(HEADER_UDL, HeaderValue::from_str(udl.as_str())?);
     headers.insert(HEADER_IDEMPOTENCY_KEY, HeaderValue::from_str(&header_safe(key))?);
     headers.insert("traceparent", HeaderValue::from_str(&traceparent)?);
-    if let Some(real) = parcel.shadow_of {
-        headers.insert(HEADER_SHADOW, HeaderValue::from_str(real.as_str())?);
-    }
     if let Some(token) = &sender.token {
         let mut value = HeaderValue::from_str(&format!("Bearer {token}"))?;
         value.set_sensitive(true);

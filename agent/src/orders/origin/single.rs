@@ -1,6 +1,6 @@
 //! Single mode: one request per order, to an API that the origin has already (IO).
 
-use super::{Parcel, Sender, Way, exchange, headers, unsendable};
+use super::{Parcel, Sender, Way, exchange, headers_of, unsendable};
 use crate::config::{Field, SingleMethod, SingleSection};
 use crate::orders::ledger::Outgoing;
 use crate::orders::outcome::{BatchOutcome, OrderVerdict, SingleAnswer, combine, read_single};
@@ -30,7 +30,7 @@ async fn one(
     order: &Outgoing,
 ) -> Result<OrderVerdict, BatchOutcome> {
     let value = |field| value(field, sender, parcel, order);
-    let mut headers = headers(sender, parcel, &order.key).map_err(|error| unsendable(&error))?;
+    let mut headers = headers_of(sender, parcel, &order.key).map_err(|error| unsendable(&error))?;
     add(&mut headers, rules, &value).map_err(|error| unsendable(&error))?;
     let method = match rules.method {
         SingleMethod::Post => Method::POST,
