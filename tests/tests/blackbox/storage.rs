@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::process::Command;
 
 /// Syncs that fail, of the thread that makes them.
-const FAILING: &str = "inject=fdatasync:error=EIO:when=12..16";
+const FAILING: &str = "inject=fdatasync:error=EIO:when=30..34";
 
 #[tokio::test]
 async fn after_a_failed_sync_everything_is_written_anew_before_the_next_order_is_acknowledged() -> Result<()>
@@ -37,7 +37,7 @@ async fn after_a_failed_sync_everything_is_written_anew_before_the_next_order_is
         .under(&["strace", "-f", "-y", "-s", "40", "-e", calls, "-e", FAILING, "-o", to])
         .start()
         .await?;
-    for n in 0..40 {
+    for n in 0..60 {
         let order = sale(&format!("A-{n}"));
         // A 5xx means unknown: the till repeats with the same key until it is told.
         eventually("the order is taken", SOON, async || {
@@ -51,7 +51,7 @@ async fn after_a_failed_sync_everything_is_written_anew_before_the_next_order_is
     }
     condition(&agent, "storage-failing", false, SOON).await?;
     let summary = agent.api().get_json("/v1/orders:summary").await?;
-    ensure!(summary["pending"] == 40, "{summary}");
+    ensure!(summary["pending"] == 60, "{summary}");
     agent.sigterm(Duration::from_secs(10)).await?;
     let trace = std::fs::read_to_string(&trace)?;
     check(&trace)

@@ -1,5 +1,5 @@
-//! Reads rows out of pages of a damaged ledger. Pure. The format is SQLite's, which never changes; a row counts only
-//! when it looks like one of ours in every column.
+//! Reads rows out of pages of a damaged ledger: bytes in, values out. The format is SQLite's, which never changes; a
+//! row counts only when it looks like one of ours in every column.
 
 use rusqlite::types::Value;
 
