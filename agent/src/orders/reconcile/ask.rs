@@ -2,7 +2,7 @@
 
 use crate::net::{explain, read_limited};
 use crate::orders::backoff::MAX_RETRY_AFTER;
-use crate::orders::origin::{Sender, Way, headers, retry_after};
+use crate::orders::origin::{Protocol, Sender, Way, headers, retry_after};
 use crate::orders::outcome::{RawAnswer, words};
 use samovar_wire::Country;
 use samovar_wire::reconcile::{RangeDigest, ReconcileAnswer, ReconcileRequest};
@@ -36,6 +36,9 @@ pub(super) async fn ask(
     ledger: &str,
     ranges: Vec<RangeDigest>,
 ) -> Reply {
+    if let Protocol::Single(_) = sender.protocol {
+        return Reply::Unsupported("an origin that takes orders one by one is not asked".into());
+    }
     let request = ReconcileRequest { device: sender.device.clone(), ledger: ledger.to_owned(), ranges };
     let headers = match headers(sender, udl, &uuid::Uuid::now_v7().to_string()) {
         Ok(headers) => headers,

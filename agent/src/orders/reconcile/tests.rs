@@ -7,11 +7,13 @@ use crate::orders::backoff::Backoff;
 use crate::orders::dispatcher::{Route, RouteQuery};
 use crate::orders::ledger::{Change, ChangeTo, Ledger, LedgerSettings, NewOrder, State};
 use crate::orders::order::Order;
-use crate::orders::origin::{Sender, Way};
+use crate::orders::origin::{Protocol, Sender, Way};
 use crate::orders::outcome::BatchOutcome;
+use crate::orders::recovery::Probe;
 use crate::orders::run::Routes;
 use crate::status::Board;
 use axum::response::IntoResponse;
+use futures_util::future::BoxFuture;
 use http::StatusCode;
 use samovar_wire::OriginId;
 use samovar_wire::conditions::Condition;
@@ -123,9 +125,15 @@ impl Routes for OneWay {
     }
     fn way(&self, _: RouteQuery<'_>) -> Result<Way, String> {
         let client = reqwest::Client::builder().no_proxy().build().map_err(|error| error.to_string())?;
-        Ok(Way { client, base_url: self.base_url.clone() })
+        Ok(Way { origin: apac(), client, base_url: self.base_url.clone() })
     }
     fn report(&self, _: &OriginId, _: &BatchOutcome) {}
+    fn look_for(&self, _: RouteQuery<'_>, _: Probe) -> BoxFuture<'static, bool> {
+        panic!("reconciliation looks for nobody");
+    }
+    fn is_up(&self, _: &OriginId) -> Option<bool> {
+        None
+    }
     fn table_version(&self) -> Option<u64> {
         Some(1)
     }
@@ -199,6 +207,7 @@ impl World {
             ledger: ledger.watch_id(),
             token: None,
             deadline: Duration::from_millis(700),
+            protocol: Protocol::Batch(None),
         };
         let (board, events) = (Board::default(), Arc::new(Mutex::new(Vec::new())));
         let told = Arc::clone(&events);
