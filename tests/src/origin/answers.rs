@@ -1,6 +1,8 @@
 //! The origin's answers, honest and otherwise.
 
 use super::behaviour::Behaviour;
+use super::ending::{Ending, Planned, at_once, cut_chunks, ok};
+use super::journal::Entry;
 use super::store::result;
 use super::{Body, Seen, State, World};
 use bytes::Bytes;
@@ -12,15 +14,20 @@ use samovar_wire::orders::{
 };
 use samovar_wire::problem::{self, Problem};
 use std::io;
+use std::time::Duration;
 
 /// Larger than any batch an agent may make: 500 orders of 256 KiB would be, but nobody sends those.
 const MAX_REQUEST: usize = 64 * 1024 * 1024;
 
 /// One answer; an error cuts the connection without one.
-pub(super) async fn answer(world: &World, request: Request<Incoming>) -> io::Result<Response<Body>> {
+pub(super) async fn answer(
+    world: &World,
+    planned: &Planned,
+    request: Request<Incoming>,
+) -> io::Result<Response<Body>> {
     let path = request.uri().path().to_owned();
     match (request.method(), path.as_str()) {
-        (&Method::POST, "/v1/orders:batch") => batch(world, request).await,
+        (&Method::POST, "/v1/orders:batch") => batch(world, planned, request).await,
         (&Method::GET, "/.samovar/health") => Ok(health(world)),
         (&Method::GET, "/.samovar/echo204") => {
             let nonce = request.headers().get(HEADER_NONCE).cloned();
@@ -49,7 +56,13 @@ fn health(world: &World) -> Response<Body> {
     healthy
 }
 
-async fn batch(world: &World, request: Request<Incoming>) -> io::Result<Response<Body>> {
+async fn batch(world: &World, planned: &Planned, request: Request<Incoming>) -> io::Result<Response<Body>> {
+    let behaviour = world.lock().choose();
+    match behaviour {
+        Behaviour::CloseMidRequest => return Err(io::Error::other("scripted")),
+        Behaviour::Deaf => std::future::pending().await,
+        _ => {}
+    }
     let (parts, body) = request.into_parts();
     if parts.headers.contains_key("content-encoding") {
         return Ok(refusal(415, None));
@@ -58,11 +71,29 @@ async fn batch(world: &World, request: Request<Incoming>) -> io::Result<Response
     let Ok(batch) = serde_json::from_slice::<Batch>(&body) else {
         return Ok(refusal(400, None));
     };
-    let (behaviour, results) = decide(&mut world.lock(), &parts.headers, &batch);
+    let results = {
+        let mut state = world.lock();
+        let results = carry_out(&mut state, &behaviour, &parts.headers, &batch);
+        state.store.sync()?;
+        results
+    };
+    world.may_answer().await;
+    respond(&behaviour, planned, &batch, results).await
+}
+
+async fn respond(
+    behaviour: &Behaviour,
+    planned: &Planned,
+    batch: &Batch,
+    results: Vec<OrderResult>,
+) -> io::Result<Response<Body>> {
+    let honest = |results| document(&batch.batch, results);
+    let by_hand = |bytes| Err(planned.end(at_once(bytes)));
     match behaviour {
         Behaviour::Drop | Behaviour::CommitThenDrop => Err(io::Error::other("scripted")),
+        Behaviour::CommitThenReset => Err(planned.end(Ending::Reset)),
         Behaviour::Stall | Behaviour::CommitThenStall => std::future::pending().await,
-        Behaviour::Status { status, retry_after_s } => Ok(refusal(status, retry_after_s)),
+        Behaviour::Status { status, retry_after_s } => Ok(refusal(*status, *retry_after_s)),
         Behaviour::Portal => Ok(html()),
         Behaviour::Redirect => {
             let mut redirect = plain(302);
@@ -71,16 +102,37 @@ async fn batch(world: &World, request: Request<Incoming>) -> io::Result<Response
             Ok(redirect)
         }
         Behaviour::EmptyObject => Ok(json(200, "application/json", b"{}".to_vec())),
-        Behaviour::RefuseBatchWith(text) if contains(&batch, text) => Ok(refusal(400, None)),
-        Behaviour::AtMost(orders) if batch.orders.len() > orders => Ok(refusal(413, None)),
+        Behaviour::WrongJson => {
+            let mut text = honest(results);
+            text.truncate(text.len() - 2);
+            Ok(json(200, "application/json", text))
+        }
+        Behaviour::HalfBody => {
+            let whole = ok(&honest(results).into());
+            by_hand(whole[..whole.len() - whole.len() / 3].to_vec())
+        }
+        Behaviour::CutChunks => by_hand(cut_chunks(&honest(results).into())),
+        Behaviour::AnswerTwice => by_hand(ok(&honest(results).into()).repeat(2)),
+        Behaviour::Drip { pause_ms } => {
+            let bytes = ok(&honest(results).into());
+            let piece = bytes.len().div_ceil(16);
+            Err(planned.end(Ending::Bytes { bytes, piece, pause: Duration::from_millis(*pause_ms) }))
+        }
+        Behaviour::RefuseBatchWith(text) if contains(batch, text) => Ok(refusal(400, None)),
+        Behaviour::StatusForBatchWith(text, status) if contains(batch, text) => Ok(refusal(*status, None)),
+        Behaviour::AtMost(orders) if batch.orders.len() > *orders => Ok(refusal(413, None)),
         Behaviour::WrongBatchId => Ok(settle("another-batch", results)),
         _ => Ok(settle(&batch.batch, results)),
     }
 }
 
-/// Chooses the behaviour, records what it records, and makes the results: all under one lock.
-fn decide(state: &mut State, headers: &http::HeaderMap, batch: &Batch) -> (Behaviour, Vec<OrderResult>) {
-    let behaviour = state.next.pop_front().unwrap_or_else(|| state.always.clone());
+/// Records what the behaviour records, and makes the results: all under one lock.
+fn carry_out(
+    state: &mut State,
+    behaviour: &Behaviour,
+    headers: &http::HeaderMap,
+    batch: &Batch,
+) -> Vec<OrderResult> {
     let header = |name: &str| headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or("").to_owned();
     state.requests.push(Seen {
         host: header("host"),
@@ -89,22 +141,28 @@ fn decide(state: &mut State, headers: &http::HeaderMap, batch: &Batch) -> (Behav
         behaviour: behaviour.clone(),
         at: crate::clock::now(),
     });
+    state.store.note(&Entry::Did { behaviour: format!("{behaviour:?}") });
     let device = header(HEADER_DEVICE);
     let mut results = Vec::new();
     for (at, order) in batch.orders.iter().enumerate() {
-        results.extend(one(state, &behaviour, &device, batch, at, order));
+        results.extend(one(state, behaviour, &device, batch, at, order));
     }
-    if behaviour == Behaviour::StrayResults {
-        let stray = |n: u32| OrderResult {
+    match behaviour {
+        Behaviour::StrayResults => results.extend(["1", "2"].map(|n| OrderResult {
             id: format!("018f0000-0000-7000-8000-00000000000{n}"),
             status: Outcome::Rejected,
             code: None,
             detail: None,
             retry_after_s: None,
-        };
-        results.extend([stray(1), stray(2)]);
+        })),
+        Behaviour::RepeatResults => results.extend(results.clone()),
+        Behaviour::ContradictItself => {
+            let otherwise = |first: &OrderResult| OrderResult { status: Outcome::Rejected, ..first.clone() };
+            results.extend(results.iter().map(otherwise).collect::<Vec<_>>());
+        }
+        _ => {}
     }
-    (behaviour, results)
+    results
 }
 
 fn one(
@@ -119,9 +177,13 @@ fn one(
         Behaviour::RejectOrdersWith(text) if order.body.get().contains(text) => {
             Some(result(order, Outcome::Rejected, Some("poison")))
         }
-        Behaviour::RefuseBatchWith(text) if contains(batch, text) => None,
+        Behaviour::RefuseBatchWith(text) | Behaviour::StatusForBatchWith(text, _) if contains(batch, text) => {
+            None
+        }
         Behaviour::AtMost(orders) if batch.orders.len() > *orders => None,
-        Behaviour::RefuseBatchWith(_) | Behaviour::AtMost(_) => Some(state.store.record(device, order)),
+        Behaviour::RefuseBatchWith(_) | Behaviour::StatusForBatchWith(..) | Behaviour::AtMost(_) => {
+            Some(state.store.record(device, order))
+        }
         Behaviour::AnswerOnlyFirst if at == 0 => Some(state.store.record(device, order)),
         Behaviour::RetryAll { retry_after_s } => Some(OrderResult {
             retry_after_s: Some(*retry_after_s),
@@ -136,9 +198,13 @@ fn contains(batch: &Batch, text: &str) -> bool {
     batch.orders.iter().any(|order| order.body.get().contains(text))
 }
 
-fn settle(batch: &str, results: Vec<OrderResult>) -> Response<Body> {
+fn document(batch: &str, results: Vec<OrderResult>) -> Vec<u8> {
     let answer = BatchAnswer { batch: batch.to_owned(), server_time: None, results };
-    json(200, "application/json", serde_json::to_vec(&answer).unwrap_or_default())
+    serde_json::to_vec(&answer).unwrap_or_default()
+}
+
+fn settle(batch: &str, results: Vec<OrderResult>) -> Response<Body> {
+    json(200, "application/json", document(batch, results))
 }
 
 fn refusal(status: u16, retry_after_s: Option<u64>) -> Response<Body> {

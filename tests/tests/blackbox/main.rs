@@ -5,11 +5,15 @@
 mod accept;
 mod deliver;
 mod durable;
+mod failover;
 mod flood;
 mod lifecycle;
+mod poison;
 mod refuse;
 mod relay;
+mod residency;
 mod route;
 mod service;
 mod shop;
+mod soak;
 mod together;
