@@ -4,7 +4,7 @@
 //! `SAMOVAR_BIN_DIR` names another place, such as a release build or an installed package.
 
 use anyhow::{Context, Result, bail};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// The agent's program.
 ///
@@ -28,14 +28,14 @@ pub fn fleet() -> Result<PathBuf> {
 /// # Errors
 /// When it has not been built.
 pub fn rough_origin() -> Result<PathBuf> {
-    built("samovar-rough-origin", own_directory()?, "samovar-tests")
+    built("samovar-rough-origin", &own_directory()?, "samovar-tests")
 }
 
 fn find(name: &str) -> Result<PathBuf> {
-    built(name, directory()?, name)
+    built(name, &directory()?, name)
 }
 
-fn built(name: &str, directory: PathBuf, package: &str) -> Result<PathBuf> {
+fn built(name: &str, directory: &Path, package: &str) -> Result<PathBuf> {
     let path = directory.join(name);
     if !path.is_file() {
         bail!("{} is missing: build it first with `cargo build -p {package}`", path.display());

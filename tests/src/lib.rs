@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! story ──► Agent (real process) ──► Proxy ──► Origin (in this process, scripted, honest by default)
+//!                │                      ├────► rough origins (real processes that are killed: `soak`)
 //!                │                      └────► Fleet (real process)
-//!                │                      └────► rough origins (real processes that are killed: `soak`)
 //!                └──► Broker (real mosquitto) ◄── HeadOffice (MQTT client that acknowledges events)
 //! ```
 //!

@@ -38,8 +38,7 @@ struct Options {
 async fn main() -> Result<()> {
     let options = Options::parse();
     let (journal, entries) = Journal::open(&options.records)?;
-    let defect =
-        options.forgets.then_some(Defect::Forgets).or_else(|| options.lies.then_some(Defect::Lies));
+    let defect = options.forgets.then_some(Defect::Forgets).or_else(|| options.lies.then_some(Defect::Lies));
     let store = Store::with_journal(journal, entries).with_defect(defect).refusing(POISON);
     let origin = Origin::start_with(&options.name, options.listen, store).await?;
     if let Some(seed) = options.mischief {

@@ -177,7 +177,9 @@ fn one(
         Behaviour::RejectOrdersWith(text) if order.body.get().contains(text) => {
             Some(result(order, Outcome::Rejected, Some("poison")))
         }
-        Behaviour::RefuseBatchWith(text) | Behaviour::StatusForBatchWith(text, _) if contains(batch, text) => {
+        Behaviour::RefuseBatchWith(text) | Behaviour::StatusForBatchWith(text, _)
+            if contains(batch, text) =>
+        {
             None
         }
         Behaviour::AtMost(orders) if batch.orders.len() > *orders => None,

@@ -53,8 +53,10 @@ pub(super) fn at_once(bytes: Vec<u8>) -> Ending {
 
 /// A 200 with a body of JSON, as it looks on the wire.
 pub(super) fn ok(body: &Bytes) -> Vec<u8> {
-    let head =
-        format!("HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n", body.len());
+    let head = format!(
+        "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
+        body.len()
+    );
     [head.as_bytes(), body].concat()
 }
 

@@ -127,7 +127,7 @@ mod tests {
         drop(journal);
         File::options().append(true).open(&path).unwrap().write_all(b"{\"recorded\":{\"dev").unwrap();
         let (mut journal, kept) = Journal::open(&path).unwrap();
-        assert_eq!(kept, [entry.clone()]);
+        assert_eq!(kept, std::slice::from_ref(&entry));
         journal.push(&entry);
         journal.write().unwrap();
         assert_eq!(read(&path).unwrap(), [entry.clone(), entry]);

@@ -21,11 +21,11 @@ pub use store::{Defect, Held, Store};
 
 use anyhow::{Context, Result};
 use bytes::Bytes;
+use ending::Planned;
 use http::Request;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use ending::Planned;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -313,9 +313,11 @@ mod tests {
         let api = LocalApi::new(&format!("http://{}", origin.address())).unwrap();
         origin.hold_answers(true);
         let asked = tokio::spawn(async move { api.post("/v1/orders:batch", batch("k", "{}")).await });
-        crate::eventually("it is recorded", Duration::from_secs(10), async || origin.holds("k").then_some(()))
-            .await
-            .unwrap();
+        crate::eventually("it is recorded", Duration::from_secs(10), async || {
+            origin.holds("k").then_some(())
+        })
+        .await
+        .unwrap();
         assert!(!asked.is_finished());
         origin.hold_answers(false);
         assert_eq!(asked.await.unwrap().unwrap().status, 200);

@@ -142,8 +142,7 @@ pub fn judge(evidence: &Evidence) -> Verdict {
         unfounded: keys(
             in_state("settled")
                 .filter(|order| {
-                    !at_origin
-                        .contains(&(order.origin.as_deref().unwrap_or_default(), order.key.as_str()))
+                    !at_origin.contains(&(order.origin.as_deref().unwrap_or_default(), order.key.as_str()))
                 })
                 .map(|order| order.key.as_str()),
         ),

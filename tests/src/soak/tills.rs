@@ -125,6 +125,12 @@ impl Book {
     }
 }
 
+/// What a guest buys.
+struct Order {
+    key: String,
+    body: String,
+}
+
 /// One till.
 pub(super) struct Till {
     pub(super) number: u64,
@@ -143,7 +149,11 @@ impl Till {
         let mut guest = 0_u64;
         while self.is_open().await {
             guest += 1;
-            self.serve(guest, &mut last_sale).await;
+            if self.number % 4 == 3 {
+                self.serve_many(guest).await;
+            } else {
+                self.serve(guest, &mut last_sale).await;
+            }
             tokio::time::sleep(self.between.mul_f64(2.0 * self.rng.f64())).await;
         }
     }
@@ -155,11 +165,34 @@ impl Till {
     }
 
     async fn serve(&mut self, guest: u64, last_sale: &mut Option<String>) {
-        // One till in two repeats its numbers, as many do each day, and sends keys of its own.
+        let order = self.order(guest, last_sale.as_deref());
+        self.book.sends(&order.key, &order.body);
+        let Some(first) = self.hand_over(&order.key, &order.body).await else { return };
+        if !matches!(first.status, 200 | 202) {
+            self.complain("a good order", &order.key, &first);
+            return;
+        }
+        self.book.was_told(&order.key, &order.body);
+        if self.names_are_keys() && !order.body.contains(POISON) {
+            *last_sale = Some(order.key.clone());
+        }
+        match self.rng.u32(0..100) {
+            0..3 => self.repeat(&order, &first).await,
+            3 => self.reuse(&order).await,
+            _ => {}
+        }
+    }
+
+    /// One till in two repeats its numbers, as many do each day, and sends keys of its own.
+    const fn names_are_keys(&self) -> bool {
+        self.number.is_multiple_of(2)
+    }
+
+    fn order(&mut self, guest: u64, last_sale: Option<&str>) -> Order {
         let key = format!("t{}-{guest}", self.number);
-        let order_no =
-            if self.number.is_multiple_of(2) { key.clone() } else { format!("t{}-no{}", self.number, guest % 50) };
-        let mut order = json!({ "order_no": order_no, "placed_at": "2026-11-20T08:15:00.000Z",
+        let name =
+            if self.names_are_keys() { key.clone() } else { format!("t{}-no{}", self.number, guest % 50) };
+        let mut order = json!({ "order_no": name, "placed_at": "2026-11-20T08:15:00.000Z",
             "total": format!("{}.40", self.rng.u32(1..90)), "lines": [ { "name": "茉莉绿茶", "quantity": 1 } ] });
         match self.rng.u32(0..100) {
             0 => order["poison"] = json!(true),
@@ -173,26 +206,45 @@ impl Till {
             }
             _ => {}
         }
-        let body = order.to_string();
-        self.book.sends(&key, &body);
-        let Some(first) = self.hand_over(&key, &body).await else { return };
-        if !matches!(first.status, 200 | 202) {
-            self.complain("a good order", &key, &first);
-            return;
+        Order { key, body: order.to_string() }
+    }
+
+    /// Several orders in one call; those whose answer is "unknown" are handed over again, one by one.
+    async fn serve_many(&mut self, guest: u64) {
+        let orders: Vec<_> = (0..4).map(|n| self.order(guest * 10 + n, None)).collect();
+        let entries: Vec<_> = orders
+            .iter()
+            .map(|Order { key, body }| format!("{{\"idempotency_key\":\"{key}\",\"order\":{body}}}"))
+            .collect();
+        for order in &orders {
+            self.book.sends(&order.key, &order.body);
         }
-        self.book.was_told(&key, &body);
-        if self.number.is_multiple_of(2) && order.get("poison").is_none() {
-            *last_sale = Some(order_no);
-        }
-        match self.rng.u32(0..100) {
-            0..3 => self.repeat(&key, &body, &first).await,
-            3 => self.reuse(&key, &body).await,
-            _ => {}
+        let all = format!("{{\"orders\":[{}]}}", entries.join(","));
+        let results = match self.api.post("/v1/orders:batch", all).await {
+            Ok(answer) if answer.status == 207 => answer.json()["results"].as_array().cloned(),
+            Ok(answer) if answer.status < 500 => {
+                self.complain("a batch", &orders[0].key, &answer);
+                return;
+            }
+            _ => None,
+        };
+        let results = results.unwrap_or_default();
+        for (at, order) in orders.iter().enumerate() {
+            let told = results.get(at).and_then(|result| result["status"].as_u64());
+            let told = match told.filter(|status| *status < 500) {
+                Some(status) => Some(status),
+                None => self.hand_over(&order.key, &order.body).await.map(|answer| answer.status.into()),
+            };
+            match told {
+                Some(200 | 202) => self.book.was_told(&order.key, &order.body),
+                Some(status) => self.book.complain(format!("{} in a batch was answered {status}", order.key)),
+                None => {}
+            }
         }
     }
 
     /// The same order again: the same answer.
-    async fn repeat(&mut self, key: &str, body: &str, first: &Answer) {
+    async fn repeat(&mut self, Order { key, body }: &Order, first: &Answer) {
         if let Some(again) = self.hand_over(key, body).await
             && (again.status != 200 || again.text("id") != first.text("id"))
         {
@@ -201,7 +253,7 @@ impl Till {
     }
 
     /// Another order under the same key: refused, and kept.
-    async fn reuse(&mut self, key: &str, body: &str) {
+    async fn reuse(&mut self, Order { key, body }: &Order) {
         let other = body.replacen(".40", ".41", 1);
         self.book.sends(key, &other);
         if let Some(answer) = self.hand_over(key, &other).await {
@@ -226,7 +278,7 @@ impl Till {
                 _ => PATIENCE,
             };
             let mut headers = vec![("content-type", "application/json")];
-            if !self.number.is_multiple_of(2) {
+            if !self.names_are_keys() {
                 headers.push(("idempotency-key", key));
             }
             let asked = self.api.send(Method::POST, "/v1/orders", &headers, body.to_owned());

@@ -16,7 +16,8 @@ const ROUNDS: u32 = 8;
 /// Sells a few orders; gives their keys.
 async fn sell(api: &LocalApi, name: &str, count: u32) -> Result<Vec<String>> {
     let keys: Vec<_> = (0..count).map(|n| format!("{name}-{n}")).collect();
-    let answers = join_all(keys.iter().map(async |key| api.place_until_answered(&sale(key), SOON).await)).await;
+    let answers =
+        join_all(keys.iter().map(async |key| api.place_until_answered(&sale(key), SOON).await)).await;
     for answer in answers {
         let answer = answer?;
         ensure!(matches!(answer.status, 200 | 202), "{} {}", answer.status, answer.json());
@@ -25,8 +26,7 @@ async fn sell(api: &LocalApi, name: &str, count: u32) -> Result<Vec<String>> {
 }
 
 fn pinned_to(table: TableBuilder, origin: usize) -> Result<TableBuilder> {
-    let pin =
-        json!([{ "ids": ["store:US-0001"], "services": ["*"], "origin": NAMES[origin], "reason": "fail-over" }]);
+    let pin = json!([{ "ids": ["store:US-0001"], "services": ["*"], "origin": NAMES[origin], "reason": "fail-over" }]);
     table.next_version().with("/pins", pin)
 }
 
@@ -94,7 +94,10 @@ async fn switching(seed: u64) -> Result<()> {
         })
         .await?;
         let bound = bound_to(&agent, NAMES[left]).await?;
-        ensure!(moved.iter().all(|key| !bound.contains(key)), "a new order was bound to the origin that was left");
+        ensure!(
+            moved.iter().all(|key| !bound.contains(key)),
+            "a new order was bound to the origin that was left"
+        );
         let strayed: Vec<_> = bound.iter().filter(|key| origins[active].holds(key)).collect();
         ensure!(strayed.is_empty(), "bound to {}, and at {}: {strayed:?}", NAMES[left], NAMES[active]);
         waited += bound.len();

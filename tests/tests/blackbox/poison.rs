@@ -37,7 +37,8 @@ async fn poisoned(status: u16) -> Result<Poisoned> {
     origin.hold_answers(true);
     let before = origin.request_count();
     accepted(agent.api(), &sale_with("first", &json!({}))).await?;
-    eventually("a batch is under way", SOON, async || (origin.request_count() > before).then_some(())).await?;
+    eventually("a batch is under way", SOON, async || (origin.request_count() > before).then_some(()))
+        .await?;
     place_many(agent.api(), "good", 560).await?;
     let poison = accepted(agent.api(), &sale_with("bad", &json!({ "note": "poison" }))).await?;
     place_many(agent.api(), "fine", 640).await?;
@@ -59,7 +60,9 @@ impl Poisoned {
         let took = last.context("nothing was sent")?.at - whole.at;
         ensure!(took < A_MINUTE, "the last of the others was sent {took:?} after the batch was refused");
         let times = with_poison().count();
-        eprintln!("a batch of {size}: the others were there after {took:?}, the poison was sent {times} times");
+        eprintln!(
+            "a batch of {size}: the others were there after {took:?}, the poison was sent {times} times"
+        );
         ensure!(!self.origin.holds("bad") && self.origin.orders() == OTHERS);
         Ok(())
     }

@@ -2,9 +2,9 @@
 //! broken worlds in which the oracle must find what is wrong.
 
 use crate::shop::{SOON, sale};
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use samovar_tests::eventually;
-use samovar_tests::soak::{Broken, Plan, Report, Stage, run};
+use samovar_tests::soak::{Broken, Plan, Report, Stage, Verdict, run};
 use serde_json::json;
 
 /// A number from the environment.
@@ -26,7 +26,7 @@ async fn kills_at_random_moments_lose_nothing_and_double_nothing() -> Result<()>
     let seed = asked_for("SAMOVAR_SEED")?.unwrap_or_else(|| fastrand::u64(..));
     let plan = Plan {
         seed,
-        kills: u32::try_from(kills.unwrap_or(15))?,
+        kills: u32::try_from(kills.unwrap_or(30))?,
         tills: 4,
         broken: Broken::No,
         long_outages: kills.is_some(),
@@ -42,28 +42,33 @@ async fn kills_at_random_moments_lose_nothing_and_double_nothing() -> Result<()>
     Ok(())
 }
 
-/// A short soak in a world that is broken.
-async fn broken(broken: Broken) -> Result<Report> {
-    let plan = Plan { seed: fastrand::u64(..), kills: 12, tills: 4, broken, long_outages: false };
-    let report = run(plan).await?;
-    tell(&plan, &report);
-    Ok(report)
+/// Short soaks in a broken world, until the oracle finds what is wrong: which kill doubles an order is chance.
+async fn found_out(broken: Broken, is_found: impl Fn(&Verdict) -> bool) -> Result<Verdict> {
+    let mut verdicts = Vec::new();
+    for _ in 0..6 {
+        let plan = Plan { seed: fastrand::u64(..), kills: 15, tills: 4, broken, long_outages: false };
+        let report = run(plan).await?;
+        tell(&plan, &report);
+        if is_found(&report.verdict) {
+            return Ok(report.verdict);
+        }
+        verdicts.push(report.verdict.to_string());
+    }
+    bail!("the oracle saw nothing of an origin that is broken ({broken:?}): {verdicts:?}")
 }
 
 #[tokio::test]
 async fn an_origin_that_knows_no_key_again_is_found_out() -> Result<()> {
-    let report = broken(Broken::Forgets).await?;
-    ensure!(!report.verdict.doubled.is_empty(), "the oracle saw no double: {}", report.verdict);
-    ensure!(report.verdict.lost.is_empty(), "{}", report.verdict);
+    let verdict = found_out(Broken::Forgets, |verdict| !verdict.doubled.is_empty()).await?;
+    ensure!(verdict.lost.is_empty(), "{verdict}");
     Ok(())
 }
 
 #[tokio::test]
 async fn an_origin_that_settles_what_it_does_not_record_is_found_out() -> Result<()> {
-    let report = broken(Broken::Lies).await?;
-    ensure!(!report.verdict.lost.is_empty(), "the oracle saw no loss: {}", report.verdict);
-    ensure!(!report.verdict.unfounded.is_empty(), "{}", report.verdict);
-    ensure!(report.verdict.doubled.is_empty(), "{}", report.verdict);
+    let is_found = |verdict: &Verdict| !verdict.lost.is_empty() && !verdict.unfounded.is_empty();
+    let verdict = found_out(Broken::Lies, is_found).await?;
+    ensure!(verdict.doubled.is_empty(), "{verdict}");
     Ok(())
 }
 
