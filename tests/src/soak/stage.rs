@@ -141,7 +141,7 @@ impl Stage {
                 api: self.api.clone(),
                 book: Arc::clone(&self.book),
                 pace: self.pace.subscribe(),
-                between: Duration::from_millis(40),
+                between: Duration::from_millis(100),
             };
             self.tills.spawn(till.sell());
         }
