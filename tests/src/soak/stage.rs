@@ -141,7 +141,7 @@ impl Stage {
                 api: self.api.clone(),
                 book: Arc::clone(&self.book),
                 pace: self.pace.subscribe(),
-                between: Duration::from_millis(100),
+                between: Duration::from_millis(150),
             };
             self.tills.spawn(till.sell());
         }
@@ -164,13 +164,15 @@ impl Stage {
     /// When the agent or an origin does not come back.
     pub async fn step(&mut self) -> Result<()> {
         match self.rng.u32(0..100) {
-            0..45 => self.agent_dies_somewhere().await?,
-            45..57 => self.agent_dies_while_it_starts().await?,
-            57..65 => self.agent_dies_in_a_quiet_moment().await?,
-            65..80 => self.an_origin_dies().await?,
-            80..87 => self.both_die().await?,
-            87..94 => self.a_table_comes()?,
-            94..98 => self.an_origin_goes_away().await?,
+            0..42 => self.agent_dies_somewhere().await?,
+            42..54 => self.agent_dies_while_it_starts().await?,
+            54..62 => self.agent_dies_in_a_quiet_moment().await?,
+            62..77 => self.an_origin_dies().await?,
+            77..84 => self.both_die().await?,
+            84..90 => self.a_table_comes()?,
+            90..94 => self.an_origin_goes_away().await?,
+            // Nobody dies for a while, so that batches grow and what waits gets through.
+            94..99 => tokio::time::sleep(Duration::from_millis(self.rng.u64(800..3_000))).await,
             _ => self.a_long_outage().await?,
         }
         self.somebody_returns().await
