@@ -4,6 +4,7 @@
 //! was recorded.
 
 use anyhow::{Context, Result};
+use samovar_wire::orders::IncomingOrder;
 use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::io::Write as _;
@@ -24,6 +25,30 @@ pub struct Recorded {
     pub seq: u64,
     /// User data location.
     pub udl: String,
+    /// The number of the order that had to be settled before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub depends_on: Option<String>,
+}
+
+impl Recorded {
+    /// An order as a device sent it.
+    #[must_use]
+    pub fn of(device: &str, order: &IncomingOrder) -> Self {
+        #[derive(Deserialize)]
+        struct Chained {
+            depends_on: Option<String>,
+        }
+        let chained = serde_json::from_str::<Chained>(order.body.get()).ok();
+        Self {
+            device: device.to_owned(),
+            key: order.key.clone(),
+            sha256: order.sha256.clone(),
+            order_no: order.order_no.clone(),
+            seq: order.seq,
+            udl: order.udl.clone().unwrap_or_default(),
+            depends_on: chained.and_then(|order| order.depends_on),
+        }
+    }
 }
 
 /// One line.

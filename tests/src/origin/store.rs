@@ -159,14 +159,7 @@ impl Store {
             }
             Some(_) => result(order, Outcome::Conflict, Some("key-reused")),
             None => {
-                self.note(&Entry::Recorded(Recorded {
-                    device: device.to_owned(),
-                    key: order.key.clone(),
-                    sha256: order.sha256.clone(),
-                    order_no: order.order_no.clone(),
-                    seq: order.seq,
-                    udl: order.udl.clone().unwrap_or_default(),
-                }));
+                self.note(&Entry::Recorded(Recorded::of(device, order)));
                 let held = Held {
                     sha256: order.sha256.clone(),
                     body: order.body.get().to_owned(),

@@ -54,6 +54,8 @@ pub struct Verdict {
     pub forgotten: Vec<String>,
     /// Quarantined in the ledger, and recorded all the same.
     pub refused_yet_recorded: Vec<String>,
+    /// Recorded before the order on which it depends, at the same origin.
+    pub out_of_turn: Vec<String>,
 }
 
 impl Verdict {
@@ -74,6 +76,7 @@ impl fmt::Display for Verdict {
             ("settled but not there", &self.unfounded),
             ("forgotten", &self.forgotten),
             ("refused yet recorded", &self.refused_yet_recorded),
+            ("out of turn", &self.out_of_turn),
         ];
         for (name, keys) in lists {
             let some: Vec<_> = keys.iter().take(5).collect();
@@ -152,7 +155,22 @@ pub fn judge(evidence: &Evidence) -> Verdict {
                 .filter(|order| recorded.contains(&(order.key.as_str(), order.sha256.as_str())))
                 .map(|order| order.key.as_str()),
         ),
+        out_of_turn: keys(evidence.origins.values().flat_map(|orders| out_of_turn(orders))),
     }
+}
+
+/// Those that were recorded before the order on which they depend. Where that one is at another origin, nothing can be
+/// said.
+fn out_of_turn(orders: &[Recorded]) -> impl Iterator<Item = &str> {
+    let mut first: BTreeMap<&str, usize> = BTreeMap::new();
+    for (at, order) in orders.iter().enumerate() {
+        first.entry(&order.order_no).or_insert(at);
+    }
+    let too_early = move |(at, order): &(usize, &Recorded)| {
+        let before = order.depends_on.as_deref().and_then(|number| first.get(number));
+        before.is_some_and(|before| before > at)
+    };
+    orders.iter().enumerate().filter(too_early).map(|(_, order)| order.key.as_str())
 }
 
 /// Each key once.
@@ -172,6 +190,7 @@ mod tests {
             order_no: key.into(),
             seq: 1,
             udl: "US".into(),
+            depends_on: None,
         }
     }
 
@@ -274,5 +293,24 @@ mod tests {
             |evidence| evidence.ledger[0].state = "quarantined".into(),
             |verdict| verdict.refused_yet_recorded = vec!["a".into()],
         );
+    }
+
+    #[test]
+    fn a_refund_recorded_before_its_sale_is_out_of_turn() {
+        let chained = |evidence: &mut Evidence, refund_first: bool| {
+            evidence.origins = BTreeMap::from([(
+                "one".into(),
+                vec![
+                    recorded("a", "a-sha"),
+                    Recorded { depends_on: Some("a".into()), ..recorded("b", "b-sha") },
+                ],
+            )]);
+            evidence.ledger[1].origin = Some("one".into());
+            if refund_first {
+                evidence.origins.get_mut("one").unwrap().reverse();
+            }
+        };
+        only(|evidence| chained(evidence, false), |_| {});
+        only(|evidence| chained(evidence, true), |verdict| verdict.out_of_turn = vec!["b".into()]);
     }
 }
