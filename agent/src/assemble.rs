@@ -5,6 +5,8 @@
 //! | ledger requests | 1,024 | tills, dispatcher, API → ledger thread | tills: 503 at once; others wait ≤ 10 s |
 //! | backlog, storage | last value | ledger thread → dispatcher, conditions | overwritten |
 //! | batches under way | 1 per origin | dispatcher → origins | the dispatcher waits |
+//! | probes under way | 4 per origin that does not answer | dispatcher → origins | their time-outs end them |
+//! | changes of the network | last value | kernel → dispatcher | overwritten |
 //! | routing inbox | 256 | reports, offers → routing | reports dropped, offers told to come back |
 //! | view, changed | last value | routing → everyone | overwritten |
 //! | board | last value | every flow → reporter | overwritten |
@@ -29,11 +31,11 @@ use crate::heartbeat::{self, Heartbeat, Heartbeats};
 use crate::http::{Gate, listener};
 use crate::identity::{self, Identity};
 use crate::logging::{self, LoggingError};
-use crate::net::ClientSettings;
+use crate::net::{ClientSettings, line};
 use crate::orders::dispatcher::Limits;
 use crate::orders::intake::{self, Intake};
 use crate::orders::ledger::{Ledger, LedgerSettings, OpenError};
-use crate::orders::run::{Events, Flow, InFlight};
+use crate::orders::run::{Events, Flow, InFlight, Lanes};
 use crate::page::api::{self, Api};
 use crate::relay::{Outbox, OutboxError, OutboxSettings, Stream};
 use crate::routing::{self, Routing, RoutingSettings, Setup};
@@ -157,6 +159,7 @@ struct Frame {
     heartbeats: Heartbeats,
     stop: watch::Sender<bool>,
     tasks: JoinSet<()>,
+    lanes: Lanes,
 }
 
 impl Frame {
@@ -221,6 +224,8 @@ impl Frame {
             events: Arc::clone(&events),
             limits: limits(&self.config),
             in_flight: in_flight.clone(),
+            lanes: self.lanes.clone(),
+            line: line::changes(),
         };
         self.spawn("orders", STUCK, |heartbeat, stop| flow.run(heartbeat, stop));
         let identity = identity.clone();
@@ -243,6 +248,7 @@ impl Agent {
             heartbeats: Heartbeats::default(),
             stop: watch::Sender::new(false),
             tasks: JoinSet::new(),
+            lanes: Lanes::default(),
         };
         if let Some(kept) = damaged {
             frame.board.raise(Condition::FileSetAside, format!("epoch.json: kept as {}", kept.display()));
@@ -260,6 +266,7 @@ impl Agent {
             routing,
             started: frame.started,
             relay: relaying.numbers(),
+            lanes: frame.lanes.clone(),
         };
         let relaying = tokio::spawn(relaying.run(frame.stop.subscribe()));
 

@@ -4,8 +4,11 @@ use crate::net::explain;
 use crate::orders::dispatcher::{Route, RouteQuery};
 use crate::orders::origin::Way;
 use crate::orders::outcome::BatchOutcome;
+use crate::orders::recovery::Probe;
 use crate::orders::run::Routes;
 use crate::routing::{Ask, Outcome, RouteError, Routing};
+use futures_util::future::{BoxFuture, FutureExt, ready};
+use samovar_wire::status::Health;
 use samovar_wire::{OriginId, ServiceName};
 use tokio::sync::watch;
 
@@ -59,6 +62,27 @@ impl Routes for RoutesOfOrders {
             _ => Outcome::Answered,
         };
         self.routing.report(origin, outcome);
+    }
+
+    fn look_for(&self, query: RouteQuery<'_>, probe: Probe) -> BoxFuture<'static, bool> {
+        let Ok(decision) = self.decide(query) else { return ready(false).boxed() };
+        let routing = self.routing.clone();
+        async move {
+            match probe {
+                Probe::Knock => routing.knock(&decision).await,
+                Probe::Greet => routing.greet(decision).await,
+            }
+        }
+        .boxed()
+    }
+
+    fn is_up(&self, origin: &OriginId) -> Option<bool> {
+        let origins = self.routing.snapshot().origins;
+        match origins.iter().find(|known| known.origin == *origin)?.health {
+            Health::Up => Some(true),
+            Health::Down => Some(false),
+            Health::Unknown => None,
+        }
     }
 
     fn table_version(&self) -> Option<u64> {

@@ -58,6 +58,16 @@ enum OrdersCommand {
         #[command(flatten)]
         ask: AskArgs,
     },
+    /// Free an order from the origin that may have it already: it may arrive twice
+    Release {
+        /// Id or order number
+        order: String,
+        /// Why; kept in the audit log
+        #[arg(long)]
+        reason: String,
+        #[command(flatten)]
+        ask: AskArgs,
+    },
 }
 
 pub(super) async fn run(args: &OrdersArgs) -> Result<String, AskError> {
@@ -78,6 +88,9 @@ pub(super) async fn run(args: &OrdersArgs) -> Result<String, AskError> {
         }
         OrdersCommand::Discard { order, reason, ask } => {
             (intervene(ask, order, "discard", reason).await?, ask, show_record)
+        }
+        OrdersCommand::Release { order, reason, ask } => {
+            (intervene(ask, order, "release", reason).await?, ask, show_record)
         }
     };
     Ok(if ask.json { format!("{answer:#}") } else { show(&answer) })

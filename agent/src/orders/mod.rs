@@ -28,4 +28,5 @@ pub mod ledger;
 pub mod order;
 pub mod origin;
 pub mod outcome;
+pub mod recovery;
 pub mod run;

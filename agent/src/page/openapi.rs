@@ -90,6 +90,20 @@ const OPERATIONS: &[Operation] = &[
         ..READ
     },
     Operation {
+        method: "post",
+        path: "/v1/orders/{order}/release",
+        summary: "Free a bound order for another origin: it may arrive twice; kept in the audit log",
+        body: Some("{ reason, by? }"),
+        answers: &[
+            ("200", "the record"),
+            ("401", "no token"),
+            ("409", "it is not bound, or its state does not allow it"),
+            ("422", "no reason"),
+        ],
+        token: true,
+        ..READ
+    },
+    Operation {
         path: "/v1/resolve",
         summary: "Where a service is now, and why",
         query: &[

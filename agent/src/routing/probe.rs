@@ -1,15 +1,23 @@
-//! One probe: `GET {base}/.samovar/health`, which an origin answers with 204 and its own name (IO).
+//! One probe: `GET {base}/.samovar/health`, which an origin answers with 204 and its own name; and a knock, which is no
+//! more than a connection (IO).
 
 use super::health::{Outcome, Probed};
 use crate::clock::mono;
 use crate::net::{Clients, explain};
+use futures_util::future::{FutureExt, select_ok};
 use http::StatusCode;
 use samovar_wire::OriginId;
-use samovar_wire::route::Decision;
+use samovar_wire::route::{Decision, Scheme};
 use std::time::Duration;
+use tokio::net::TcpStream;
 
 /// Header in which an origin says who it is.
 const ORIGIN_HEADER: &str = "Samovar-Origin";
+
+/// Longest wait for a knock to be answered.
+const KNOCK_LIMIT: Duration = Duration::from_secs(2);
+/// Longest wait for a name, when no address is known.
+const KNOCK_RESOLVE_LIMIT: Duration = Duration::from_secs(1);
 
 /// What a probe found.
 #[derive(Debug)]
@@ -28,6 +36,27 @@ pub(super) async fn probe(clients: Clients, way: Decision) -> Found {
         Err(why) => Probed::NotSent(explain(&why)),
     };
     Found { origin: way.origin, probed, took: mono().after(began) }
+}
+
+/// Whether any address of the endpoint takes a connection. Names are asked for only when no address is known: while the
+/// line is down nobody answers for names either, and hanging look-ups would pile up.
+pub(super) async fn knock(clients: &Clients, way: &Decision) -> bool {
+    let (resolver, endpoint) = (clients.resolver(), &way.endpoint);
+    let mut addresses = resolver.known(&endpoint.host, &endpoint.addresses);
+    if addresses.is_empty() {
+        let found = resolver.find(&endpoint.host, &[], KNOCK_RESOLVE_LIMIT).await;
+        addresses = found.map(|found| found.addresses).unwrap_or_default();
+    }
+    if clients.settings().scheme == Scheme::Http {
+        addresses.retain(std::net::IpAddr::is_loopback);
+    }
+    let port = endpoint.port;
+    let knocks: Vec<_> =
+        addresses.into_iter().map(|address| TcpStream::connect((address, port)).boxed()).collect();
+    if knocks.is_empty() {
+        return false;
+    }
+    matches!(tokio::time::timeout(KNOCK_LIMIT, select_ok(knocks)).await, Ok(Ok(_)))
 }
 
 async fn ask(clients: &Clients, client: &reqwest::Client, way: &Decision) -> Outcome {

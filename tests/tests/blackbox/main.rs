@@ -9,6 +9,7 @@ mod failover;
 mod flood;
 mod lifecycle;
 mod poison;
+mod recover;
 mod refuse;
 mod relay;
 mod residency;

@@ -179,12 +179,18 @@ impl Ledger {
         self.record(order).await?.ok_or(LedgerError::Unknown)
     }
 
-    /// Pending orders of a group behind a place, in order.
+    /// Pending orders of a group behind a place and not behind another, in order.
     ///
     /// # Errors
     /// When the disk failed.
-    pub async fn heads(&self, group: Group, after: u64, limit: usize) -> Result<Vec<Head>, LedgerError> {
-        self.read(move |tables| tables.heads(&group, after, limit)).await
+    pub async fn heads(
+        &self,
+        group: Group,
+        after: u64,
+        up_to: u64,
+        limit: usize,
+    ) -> Result<Vec<Head>, LedgerError> {
+        self.read(move |tables| tables.heads(&group, after, up_to, limit)).await
     }
 
     /// One order, by id or by order number (then the newest).

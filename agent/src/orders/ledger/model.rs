@@ -199,6 +199,8 @@ pub struct Backlog {
     pub groups: BTreeMap<Group, Waiting>,
     /// Grows whenever an order comes into a group.
     pub arrivals: u64,
+    /// The highest place that was ever given to an order.
+    pub newest: u64,
     /// Grows when orders became pending again out of sequence (retry, release, a hold that ended).
     pub disturbed: u64,
     /// Orders by state.
@@ -286,8 +288,10 @@ pub struct AuditEntry {
 /// What an operator may do to an order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Intervention {
-    /// Send it again.
+    /// Send it again, unless it waits for an order that is not settled.
     Retry,
+    /// Send it again whatever it waits for: for an operator who has looked at both orders.
+    Force,
     /// Give it up.
     Discard,
     /// Free it from its origin, accepting that it may arrive twice.
@@ -299,7 +303,7 @@ impl Intervention {
     #[must_use]
     pub const fn word(&self) -> &'static str {
         match self {
-            Self::Retry => "retry",
+            Self::Retry | Self::Force => "retry",
             Self::Discard => "discard",
             Self::Release => "release",
         }

@@ -132,14 +132,22 @@ impl Tables {
         })
     }
 
-    pub(super) fn heads(&self, group: &Group, after: u64, limit: usize) -> rusqlite::Result<Vec<Head>> {
+    pub(super) fn heads(
+        &self,
+        group: &Group,
+        after: u64,
+        up_to: u64,
+        limit: usize,
+    ) -> rusqlite::Result<Vec<Head>> {
         let mut statement = self.connection.prepare_cached(
             "SELECT seq, bytes, attempts, user FROM orders
-             WHERE state = 0 AND origin IS ?1 AND udl = ?2 AND seq > ?3 ORDER BY seq LIMIT ?4",
+             WHERE state = 0 AND origin IS ?1 AND udl = ?2 AND seq > ?3 AND seq <= ?4 ORDER BY seq LIMIT ?5",
         )?;
         let origin = group.origin.as_ref().map(OriginId::as_str);
+        // SQLite counts in signed numbers.
+        let up_to = up_to.min(i64::MAX.cast_unsigned());
         statement
-            .query_map(params![origin, group.udl.as_str(), after, limit], |row| {
+            .query_map(params![origin, group.udl.as_str(), after, up_to, limit], |row| {
                 let user: Option<String> = row.get(3)?;
                 Ok(Head {
                     seq: row.get(0)?,
@@ -182,22 +190,27 @@ impl Tables {
                 self.connection.prepare_cached(sql)?.query_row([], |row| row.get(0)).optional()?.flatten();
             Ok::<_, rusqlite::Error>(millis.map(Timestamp::from_millis))
         };
-        let accepted = self
-            .connection
-            .prepare_cached("SELECT seq FROM sqlite_sequence WHERE name = 'orders'")?
-            .query_row([], |row| row.get(0))
-            .optional()?;
         Ok(Facts {
             oldest_pending_at: time("SELECT accepted_at FROM orders WHERE state = 0 ORDER BY seq LIMIT 1")?,
             last_settled_at: time("SELECT max(closed_at) FROM orders WHERE state = 2")?,
-            accepted: accepted.unwrap_or(0),
+            accepted: self.newest()?,
             bytes: self.bytes()?,
         })
     }
 
+    /// The highest place ever given to an order.
+    fn newest(&self) -> rusqlite::Result<u64> {
+        let newest = self
+            .connection
+            .prepare_cached("SELECT seq FROM sqlite_sequence WHERE name = 'orders'")?
+            .query_row([], |row| row.get(0))
+            .optional()?;
+        Ok(newest.unwrap_or(0))
+    }
+
     /// Counts everything; at open, and never again.
     pub(super) fn backlog(&self) -> rusqlite::Result<Backlog> {
-        let mut backlog = Backlog::default();
+        let mut backlog = Backlog { newest: self.newest()?, ..Backlog::default() };
         let mut statement = self.connection.prepare("SELECT state, count(*) FROM orders GROUP BY state")?;
         for row in statement.query_map([], |row| Ok((row.get::<_, usize>(0)?, row.get(1)?)))? {
             let (state, count) = row?;

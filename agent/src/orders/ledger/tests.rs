@@ -147,9 +147,9 @@ async fn an_order_once_bound_is_given_to_no_other_origin() {
     assert_eq!(sent[0].order_no, "1");
     assert!(till.ledger.bind(vec![1], "us-west".parse().unwrap()).await.unwrap().is_empty());
     assert_eq!(till.ledger.bind(vec![1], apac()).await.unwrap().len(), 1);
-    assert!(till.ledger.heads(unbound(), 0, 10).await.unwrap().is_empty());
+    assert!(till.ledger.heads(unbound(), 0, u64::MAX, 10).await.unwrap().is_empty());
     let bound = Group { origin: Some(apac()), ..unbound() };
-    assert_eq!(till.ledger.heads(bound, 0, 10).await.unwrap()[0].attempts, 2);
+    assert_eq!(till.ledger.heads(bound, 0, u64::MAX, 10).await.unwrap()[0].attempts, 2);
 }
 
 #[tokio::test]
@@ -168,6 +168,41 @@ async fn a_refund_waits_until_its_sale_is_settled() {
     // A sale that is settled already, or is not in this ledger, holds nothing up.
     assert_eq!(receipt(till.post("r2", r#","depends_on":"sale""#).await).state, State::Pending);
     assert_eq!(receipt(till.post("r3", r#","depends_on":"elsewhere""#).await).state, State::Pending);
+}
+
+#[tokio::test]
+async fn a_refund_whose_sale_was_discarded_says_so_and_waits_for_an_operator() {
+    let till = Till::new();
+    receipt(till.post("sale", "").await);
+    let refund = receipt(till.post("refund", r#","depends_on":"sale""#).await);
+    let intervene = async |order: &str, what| till.ledger.intervene(order, what, "ann", "x").await;
+    // Nobody gets a refund past its sale without being asked who he is.
+    assert!(matches!(intervene("refund", Intervention::Retry).await, Err(LedgerError::NotAllowed(_))));
+    intervene("sale", Intervention::Discard).await.unwrap();
+    let late = receipt(till.post("late", r#","depends_on":"sale""#).await);
+    for held in [&refund.id, &late.id] {
+        let record = till.ledger.record(held).await.unwrap().unwrap();
+        assert_eq!(record.receipt.state, State::Held);
+        assert!(record.detail.as_ref().unwrap().contains("was discarded"), "{:?}", record.detail);
+    }
+    assert!(matches!(intervene("refund", Intervention::Retry).await, Err(LedgerError::NotAllowed(_))));
+    let record = intervene("refund", Intervention::Force).await.unwrap();
+    assert_eq!((record.receipt.state, record.audit[0].what.as_str()), (State::Pending, "retry"));
+}
+
+#[tokio::test]
+async fn heads_are_read_between_two_places_and_the_newest_place_is_published() {
+    let till = Till::new();
+    for number in ["1", "2", "3", "4"] {
+        receipt(till.post(number, "").await);
+    }
+    let between = till.ledger.heads(unbound(), 1, 3, 10).await.unwrap();
+    assert_eq!(between.iter().map(|head| head.seq).collect::<Vec<_>>(), [2, 3]);
+    till.settle(4).await;
+    assert_eq!(till.ledger.backlog().borrow().newest, 4);
+    let Till { ledger, _dir } = till;
+    drop(ledger);
+    assert_eq!(reopened(_dir.path()).await.backlog().borrow().newest, 4);
 }
 
 #[tokio::test]

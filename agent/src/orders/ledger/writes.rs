@@ -50,9 +50,16 @@ fn waits_for(t: &Transaction<'_>, depends_on: Option<&str>) -> rusqlite::Result<
         ))?
         .query_row([number], receipt)
         .optional()?;
-    Ok(earlier
-        .filter(|(receipt, _)| receipt.state != State::Settled)
-        .map(|_| format!("waits until order {number} is settled")))
+    Ok(earlier.and_then(|(receipt, _)| match receipt.state {
+        State::Settled => None,
+        State::Discarded => Some(never_settled(number)),
+        _ => Some(format!("waits until order {number} is settled")),
+    }))
+}
+
+/// A refund of a sale that never happened must not go by itself: a person decides.
+fn never_settled(number: &str) -> String {
+    format!("order {number} was discarded and will not be settled: retry or discard this one")
 }
 
 fn insert(
@@ -233,6 +240,12 @@ pub(super) fn intervene(
     if let Some(refused) = refusal(&from, what) {
         return Ok(Intervened::Refused(refused));
     }
+    if *what == Intervention::Retry && from.why.as_deref() == Some(Hold::DependsOn.word()) && waits(t, seq)? {
+        return Ok(Intervened::Refused(
+            "the order that it depends on is not settled: retry or discard that one first (the device's token \
+             allows this retry all the same)",
+        ));
+    }
     t.prepare_cached("INSERT INTO audit(at, seq, what, who, reason) VALUES(?1, ?2, ?3, ?4, ?5)")?
         .execute(params![now.millis(), seq, what.word(), who, reason])?;
     if *what == Intervention::Discard {
@@ -240,6 +253,7 @@ pub(super) fn intervene(
             "UPDATE orders SET state = 4, why = NULL, detail = ?2, closed_at = ?3 WHERE seq = ?1",
         )?
         .execute(params![seq, reason, now.millis()])?;
+        tell_dependents(t, seq)?;
         let to = Place { state: State::Discarded, group: from.group.clone(), why: None };
         return Ok(Intervened::Done(Move { from, to }));
     }
@@ -249,13 +263,36 @@ pub(super) fn intervene(
     Ok(make_pending(t, seq, unbind)?.map_or(Intervened::Unknown, Intervened::Done))
 }
 
+/// Whether an order still has to wait for the one that it depends on.
+fn waits(t: &Transaction<'_>, seq: u64) -> rusqlite::Result<bool> {
+    let number: Option<String> = t
+        .prepare_cached("SELECT depends_on FROM orders WHERE seq = ?1")?
+        .query_row([seq], |row| row.get(0))?;
+    Ok(waits_for(t, number.as_deref())?.is_some())
+}
+
+/// Says to the orders that wait for a discarded one that they would wait for ever.
+fn tell_dependents(t: &Transaction<'_>, seq: u64) -> rusqlite::Result<()> {
+    let number: String =
+        t.prepare_cached("SELECT order_no FROM orders WHERE seq = ?1")?.query_row([seq], |row| row.get(0))?;
+    t.prepare_cached(
+        "UPDATE orders SET detail = ?2 WHERE state = 1 AND why = 'depends_on' AND depends_on = ?1",
+    )?
+    .execute(params![number, never_settled(&number)])?;
+    Ok(())
+}
+
 fn refusal(from: &Place, what: &Intervention) -> Option<&'static str> {
     match (what, from.state) {
         (_, State::Settled) => Some("the order is settled: nothing to do"),
         (_, State::Discarded) => Some("the order was discarded: hand it in again under a new key"),
-        (Intervention::Retry, State::Quarantined) if from.why.as_deref() == Some(KEY_REUSED) => Some(
-            "its key belongs to another order: hand it in again under a key of its own, then discard this record",
-        ),
+        (Intervention::Retry | Intervention::Force, State::Quarantined)
+            if from.why.as_deref() == Some(KEY_REUSED) =>
+        {
+            Some(
+                "its key belongs to another order: hand it in again under a key of its own, then discard this record",
+            )
+        }
         (Intervention::Release, _) if from.group.origin.is_none() => {
             Some("the order is not bound to an origin")
         }
@@ -271,6 +308,7 @@ pub(super) fn count_new(backlog: &mut Backlog, new: &NewOrder, accepted: &Accept
         Accepted::KeyReused { kept, repeated: false, .. } => (kept, Some(KEY_REUSED)),
         Accepted::KeyReused { .. } | Accepted::Replay(_) => return,
     };
+    backlog.newest = backlog.newest.max(receipt.seq);
     let group = Group { origin: None, udl: new.order.udl.clone() };
     Place { state: receipt.state, group, why: why.map(str::to_owned) }.add(backlog);
 }
