@@ -1,14 +1,15 @@
 //! One order among five hundred that the origin cannot take: the others pass in the same minute, and that one is found.
 
-use crate::shop::{SOON, accepted, in_state, place_many, sale_with, settled};
-use anyhow::{Context, Result, ensure};
-use samovar_tests::{Agent, Behaviour, Origin, TableBuilder, eventually};
+use crate::shop::{SOON, accepted, in_state, sale, sale_with, settled};
+use anyhow::{Context, Result, bail, ensure};
+use samovar_tests::origin::Seen;
+use samovar_tests::{Agent, Behaviour, LocalApi, Origin, TableBuilder, eventually};
 use serde_json::{Value, json};
 use std::time::Duration;
 
 const BATCH: usize = 500;
 /// The orders that are not poison.
-const OTHERS: usize = 1_500 + 1 + 560 + 640;
+const OTHERS: usize = 1_500 + 1 + 500 + 499 + 500;
 /// What "in the same minute" means.
 const A_MINUTE: Duration = Duration::from_secs(60);
 
@@ -18,8 +19,39 @@ struct Poisoned {
     poison: String,
 }
 
-/// A batch of 500 orders, one of them poison, has been answered with this status; honest answers came before it.
+/// Hands over 500 orders in one call, so that they are there at the same moment.
+async fn place_500(api: &LocalApi, prefix: &str, poison: bool) -> Result<()> {
+    let order = |n: usize| match n {
+        250 if poison => sale_with("bad", &json!({ "note": "poison" })),
+        _ => sale(&format!("{prefix}-{n:03}")),
+    };
+    let orders: Vec<_> = (0..BATCH).map(|n| json!({ "order": order(n) })).collect();
+    let answer = api.post("/v1/orders:batch", json!({ "orders": orders }).to_string()).await?;
+    let results = answer.json()["results"].as_array().cloned().unwrap_or_default();
+    let taken = results.iter().filter(|result| result["status"] == 202).count();
+    ensure!(taken == BATCH, "{taken} of {BATCH} were taken: {}", answer.status);
+    Ok(())
+}
+
+/// A batch of about 500 orders, one of them poison, is answered with this status; honest answers came before it.
 async fn poisoned(status: u16) -> Result<Poisoned> {
+    for _ in 0..5 {
+        let story = attempt(status).await?;
+        let is_poisonous = |seen: &Seen| seen.keys.iter().any(|key| key == "bad");
+        let size = eventually("the poison is sent", SOON, async || {
+            story.origin.requests().into_iter().find(is_poisonous).map(|seen| seen.keys.len())
+        })
+        .await?;
+        if size > BATCH * 9 / 10 {
+            return Ok(story);
+        }
+        // Answers took so long on a busy machine that the agent made its batches smaller.
+        eprintln!("the poison travelled among {size} only; once more");
+    }
+    bail!("no batch was large enough in five attempts")
+}
+
+async fn attempt(status: u16) -> Result<Poisoned> {
     let origin = Origin::start("us-west").await?;
     let table = TableBuilder::new()?.origin("us-west", origin.address());
     let agent = Agent::setup()
@@ -29,21 +61,24 @@ async fn poisoned(status: u16) -> Result<Poisoned> {
         .set("origin.request_timeout_ms=60000")
         .start()
         .await?;
+    origin.always(Behaviour::StatusForBatchWith("poison", status));
     // Success lets batches grow to their limit.
-    place_many(agent.api(), "warm", 1_500).await?;
+    for n in 0..3 {
+        place_500(agent.api(), &format!("warm{n}"), false).await?;
+    }
     settled(&agent, 1_500, A_MINUTE).await?;
     // While one answer is awaited more than two batches gather. Where the first of them ends is up to the agent; the
     // poison lies where the second has it in any case.
     origin.hold_answers(true);
     let before = origin.request_count();
-    accepted(agent.api(), &sale_with("first", &json!({}))).await?;
+    accepted(agent.api(), &sale("first")).await?;
     eventually("a batch is under way", SOON, async || (origin.request_count() > before).then_some(()))
         .await?;
-    place_many(agent.api(), "good", 560).await?;
-    let poison = accepted(agent.api(), &sale_with("bad", &json!({ "note": "poison" }))).await?;
-    place_many(agent.api(), "fine", 640).await?;
-    origin.always(Behaviour::StatusForBatchWith("poison", status));
+    place_500(agent.api(), "good", false).await?;
+    place_500(agent.api(), "among", true).await?;
+    place_500(agent.api(), "fine", false).await?;
     origin.hold_answers(false);
+    let poison = agent.api().order("bad").await?["id"].as_str().unwrap_or_default().to_owned();
     Ok(Poisoned { agent, origin, poison })
 }
 
@@ -55,7 +90,6 @@ impl Poisoned {
         let with_poison = || requests.iter().filter(|seen| seen.keys.iter().any(|key| key == "bad"));
         let whole = with_poison().next().context("the poison was never sent")?;
         let size = whole.keys.len();
-        ensure!(size > BATCH * 9 / 10, "it travelled among {size} only");
         let last = requests.iter().rfind(|seen| seen.keys.iter().any(|key| key != "bad"));
         let took = last.context("nothing was sent")?.at - whole.at;
         ensure!(took < A_MINUTE, "the last of the others was sent {took:?} after the batch was refused");
