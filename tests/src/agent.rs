@@ -297,6 +297,37 @@ impl Agent {
         process.wait(READY).await.map(drop)
     }
 
+    /// Starts it and cuts its power after this long, whether it is ready by then or not.
+    ///
+    /// # Errors
+    /// When it cannot be started, or ends by itself before.
+    pub async fn sigkill_while_starting(&mut self, after: Duration) -> Result<()> {
+        let log = self.home.path().join("agent.log");
+        let mut process = Process::start(&mut self.command()?, &log)?;
+        tokio::time::sleep(after).await;
+        if let Some(status) = process.ended() {
+            anyhow::bail!("the agent ended with {status} while it started:\n{}", process.last_words());
+        }
+        process.sigkill().await
+    }
+
+    /// Leaves its directory where it is when this is dropped, for whoever wants to see what went wrong.
+    pub fn keep_home(&mut self) {
+        self.home.disable_cleanup(true);
+    }
+
+    /// Replaces the route table file; a running agent finds it by itself.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn write_table(&self, table: &TableBuilder) -> Result<()> {
+        let envelope = serde_json::to_string(&table.sign()).context("cannot write the table")?;
+        let (new, file) =
+            (self.home.path().join("route-table.new"), self.home.path().join("route-table.json"));
+        std::fs::write(&new, envelope).context("cannot write the table")?;
+        std::fs::rename(new, file).context("cannot put the table into its place")
+    }
+
     /// Asks it to stop and gives how it ended.
     ///
     /// # Errors
@@ -325,9 +356,7 @@ impl Agent {
     /// When the file cannot be written or the agent does not become ready.
     pub async fn restart_with_table(&mut self, table: &TableBuilder) -> Result<()> {
         self.sigterm(READY).await?;
-        let envelope = serde_json::to_string(&table.sign()).context("cannot write the table")?;
-        std::fs::write(self.home.path().join("route-table.json"), envelope)
-            .context("cannot write the table")?;
+        self.write_table(table)?;
         self.start().await
     }
 }

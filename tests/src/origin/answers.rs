@@ -1,6 +1,8 @@
 //! The origin's answers, honest and otherwise.
 
 use super::behaviour::Behaviour;
+use super::ending::{Ending, Planned, at_once, cut_chunks, ok};
+use super::journal::Entry;
 use super::reconcile::reconcile;
 use super::store::{Store, result};
 use super::{Body, Seen, State, World, single};
@@ -10,20 +12,25 @@ use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use samovar_wire::orders::{
-    Batch, BatchAnswer, HEADER_DEVICE, HEADER_LEDGER, HEADER_NONCE, HEADER_ORIGIN, HEADER_SHADOW, IncomingOrder,
-    OrderResult, Outcome,
+    Batch, BatchAnswer, HEADER_DEVICE, HEADER_LEDGER, HEADER_NONCE, HEADER_ORIGIN, HEADER_SHADOW,
+    IncomingOrder, OrderResult, Outcome,
 };
 use samovar_wire::problem::{self, Problem};
 use std::io::{self, Read as _};
+use std::time::Duration;
 
 /// Larger than any batch an agent may make: 500 orders of 256 KiB would be, but nobody sends those.
 pub(super) const MAX_REQUEST: usize = 64 * 1024 * 1024;
 
 /// One answer; an error cuts the connection without one.
-pub(super) async fn answer(world: &World, request: Request<Incoming>) -> io::Result<Response<Body>> {
+pub(super) async fn answer(
+    world: &World,
+    planned: &Planned,
+    request: Request<Incoming>,
+) -> io::Result<Response<Body>> {
     let path = request.uri().path().to_owned();
     match (request.method(), path.as_str()) {
-        (&Method::POST, "/v1/orders:batch") => batch(world, request).await,
+        (&Method::POST, "/v1/orders:batch") => batch(world, planned, request).await,
         (&Method::POST | &Method::PUT, path) if path.starts_with(single::TICKETS) => {
             single::ticket(world, request).await
         }
@@ -58,7 +65,13 @@ fn health(world: &World) -> Response<Body> {
     healthy
 }
 
-async fn batch(world: &World, request: Request<Incoming>) -> io::Result<Response<Body>> {
+async fn batch(world: &World, planned: &Planned, request: Request<Incoming>) -> io::Result<Response<Body>> {
+    let behaviour = world.lock().choose();
+    match behaviour {
+        Behaviour::CloseMidRequest => return Err(io::Error::other("scripted")),
+        Behaviour::Deaf => std::future::pending().await,
+        _ => {}
+    }
     let (parts, body) = request.into_parts();
     let body = read(body).await?;
     let body = match parts.headers.get("content-encoding").map(http::HeaderValue::as_bytes) {
@@ -73,14 +86,49 @@ async fn batch(world: &World, request: Request<Incoming>) -> io::Result<Response
     let Ok(batch) = serde_json::from_slice::<Batch>(&body) else {
         return Ok(refusal(400, None));
     };
-    let (behaviour, results) = decide(&mut world.lock(), &parts, &batch);
-    if let Some(answer) = misbehave(&behaviour).await {
+    let results = {
+        let mut state = world.lock();
+        let results = carry_out(&mut state, &behaviour, &parts, &batch);
+        state.store.sync()?;
+        results
+    };
+    world.may_answer().await;
+    respond(&behaviour, planned, &batch, results).await
+}
+
+async fn respond(
+    behaviour: &Behaviour,
+    planned: &Planned,
+    batch: &Batch,
+    results: Vec<OrderResult>,
+) -> io::Result<Response<Body>> {
+    let honest = |results| document(&batch.batch, results);
+    let by_hand = |bytes| Err(planned.end(at_once(bytes)));
+    if let Some(answer) = misbehave(behaviour).await {
         return answer;
     }
     match behaviour {
+        Behaviour::CommitThenReset => Err(planned.end(Ending::Reset)),
         Behaviour::EmptyObject => Ok(json(200, "application/json", b"{}".to_vec())),
-        Behaviour::RefuseBatchWith(text) if contains(&batch, text) => Ok(refusal(400, None)),
-        Behaviour::AtMost(orders) if batch.orders.len() > orders => Ok(refusal(413, None)),
+        Behaviour::WrongJson => {
+            let mut text = honest(results);
+            text.truncate(text.len() - 2);
+            Ok(json(200, "application/json", text))
+        }
+        Behaviour::HalfBody => {
+            let whole = ok(&honest(results).into());
+            by_hand(whole[..whole.len() - whole.len() / 3].to_vec())
+        }
+        Behaviour::CutChunks => by_hand(cut_chunks(&honest(results).into())),
+        Behaviour::AnswerTwice => by_hand(ok(&honest(results).into()).repeat(2)),
+        Behaviour::Drip { pause_ms } => {
+            let bytes = ok(&honest(results).into());
+            let piece = bytes.len().div_ceil(16);
+            Err(planned.end(Ending::Bytes { bytes, piece, pause: Duration::from_millis(*pause_ms) }))
+        }
+        Behaviour::RefuseBatchWith(text) if contains(batch, text) => Ok(refusal(400, None)),
+        Behaviour::StatusForBatchWith(text, status) if contains(batch, text) => Ok(refusal(*status, None)),
+        Behaviour::AtMost(orders) if batch.orders.len() > *orders => Ok(refusal(413, None)),
         Behaviour::WrongBatchId => Ok(settle("another-batch", results)),
         _ => Ok(settle(&batch.batch, results)),
     }
@@ -107,10 +155,14 @@ pub(super) async fn misbehave(behaviour: &Behaviour) -> Option<io::Result<Respon
     })
 }
 
-/// Chooses the behaviour, records what it records, and makes the results: all under one lock.
-pub(super) fn decide(state: &mut State, parts: &Parts, batch: &Batch) -> (Behaviour, Vec<OrderResult>) {
+/// Records what the behaviour records, and makes the results: all under one lock.
+pub(super) fn carry_out(
+    state: &mut State,
+    behaviour: &Behaviour,
+    parts: &Parts,
+    batch: &Batch,
+) -> Vec<OrderResult> {
     let headers = &parts.headers;
-    let behaviour = state.next.pop_front().unwrap_or_else(|| state.always.clone());
     let header = |name: &str| headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or("").to_owned();
     state.requests.push(Seen {
         line: format!("{} {}", parts.method, parts.uri),
@@ -120,24 +172,30 @@ pub(super) fn decide(state: &mut State, parts: &Parts, batch: &Batch) -> (Behavi
         behaviour: behaviour.clone(),
         at: crate::clock::now(),
     });
+    state.store.note(&Entry::Did { behaviour: format!("{behaviour:?}") });
     let sender = (header(HEADER_DEVICE), header(HEADER_LEDGER));
     let shadow = headers.contains_key(HEADER_SHADOW);
     let mut results = Vec::new();
     for (at, order) in batch.orders.iter().enumerate() {
         let store = if shadow { &mut state.shadows } else { &mut state.store };
-        results.extend(one(store, &behaviour, (&sender.0, &sender.1), batch, at, order));
+        results.extend(one(store, behaviour, (&sender.0, &sender.1), batch, at, order));
     }
-    if behaviour == Behaviour::StrayResults {
-        let stray = |n: u32| OrderResult {
+    match behaviour {
+        Behaviour::StrayResults => results.extend(["1", "2"].map(|n| OrderResult {
             id: format!("018f0000-0000-7000-8000-00000000000{n}"),
             status: Outcome::Rejected,
             code: None,
             detail: None,
             retry_after_s: None,
-        };
-        results.extend([stray(1), stray(2)]);
+        })),
+        Behaviour::RepeatResults => results.extend(results.clone()),
+        Behaviour::ContradictItself => {
+            let otherwise = |first: &OrderResult| OrderResult { status: Outcome::Rejected, ..first.clone() };
+            results.extend(results.iter().map(otherwise).collect::<Vec<_>>());
+        }
+        _ => {}
     }
-    (behaviour, results)
+    results
 }
 
 fn one(
@@ -152,9 +210,15 @@ fn one(
         Behaviour::RejectOrdersWith(text) if order.body.get().contains(text) => {
             Some(result(order, Outcome::Rejected, Some("poison")))
         }
-        Behaviour::RefuseBatchWith(text) if contains(batch, text) => None,
+        Behaviour::RefuseBatchWith(text) | Behaviour::StatusForBatchWith(text, _)
+            if contains(batch, text) =>
+        {
+            None
+        }
         Behaviour::AtMost(orders) if batch.orders.len() > *orders => None,
-        Behaviour::RefuseBatchWith(_) | Behaviour::AtMost(_) => Some(store.record(device, ledger, order)),
+        Behaviour::RefuseBatchWith(_) | Behaviour::StatusForBatchWith(..) | Behaviour::AtMost(_) => {
+            Some(store.record(device, ledger, order))
+        }
         Behaviour::AnswerOnlyFirst if at == 0 => Some(store.record(device, ledger, order)),
         Behaviour::RetryAll { retry_after_s } => Some(OrderResult {
             retry_after_s: Some(*retry_after_s),
@@ -169,9 +233,13 @@ fn contains(batch: &Batch, text: &str) -> bool {
     batch.orders.iter().any(|order| order.body.get().contains(text))
 }
 
-fn settle(batch: &str, results: Vec<OrderResult>) -> Response<Body> {
+fn document(batch: &str, results: Vec<OrderResult>) -> Vec<u8> {
     let answer = BatchAnswer { batch: batch.to_owned(), server_time: None, results };
-    json(200, "application/json", serde_json::to_vec(&answer).unwrap_or_default())
+    serde_json::to_vec(&answer).unwrap_or_default()
+}
+
+fn settle(batch: &str, results: Vec<OrderResult>) -> Response<Body> {
+    json(200, "application/json", document(batch, results))
 }
 
 pub(super) fn refusal(status: u16, retry_after_s: Option<u64>) -> Response<Body> {

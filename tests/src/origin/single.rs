@@ -3,7 +3,7 @@
 //! 201 recorded, 200 recorded before, 409 another content under that key, 422 refused; the other behaviours as for
 //! batches.
 
-use super::answers::{decide, json, misbehave, read};
+use super::answers::{carry_out, json, misbehave, read};
 use super::{Behaviour, Body, World};
 use http::{Request, Response};
 use hyper::body::Incoming;
@@ -32,7 +32,8 @@ pub(super) async fn ticket(world: &World, request: Request<Incoming>) -> io::Res
         key,
     };
     let batch = Batch { batch: String::new(), orders: vec![order] };
-    let (behaviour, results) = decide(&mut world.lock(), &parts, &batch);
+    let behaviour = world.lock().choose();
+    let results = carry_out(&mut world.lock(), &behaviour, &parts, &batch);
     if let Some(answer) = misbehave(&behaviour).await {
         return answer;
     }
