@@ -7,6 +7,7 @@ mod deliver;
 mod durable;
 mod flood;
 mod lifecycle;
+mod outage;
 mod refuse;
 mod relay;
 mod route;
