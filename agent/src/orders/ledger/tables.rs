@@ -1,4 +1,7 @@
 //! Every statement on the ledger. One connection, called by one thread; nothing in here waits or decides.
+//!
+//! Statements whose cost must not grow with the ledger name their index: left alone, SQLite takes the one on the state,
+//! and reads every pending or every settled order for the few that are wanted.
 
 use super::model::{AuditEntry, Backlog, Facts, Group, Head, Outgoing, Receipt, Record, State, Waiting};
 use super::schema::{self, MigrationError};
@@ -117,13 +120,13 @@ impl Tables {
         self.write(|t| {
             let bodies = t
                 .prepare_cached(
-                    "UPDATE orders SET body = NULL WHERE seq IN (SELECT seq FROM orders
+                    "UPDATE orders SET body = NULL WHERE seq IN (SELECT seq FROM orders INDEXED BY orders_old
                      WHERE state = 2 AND closed_at < ?1 AND body IS NOT NULL ORDER BY closed_at LIMIT ?2)",
                 )?
                 .execute(params![bodies_before.millis(), STEP])?;
             let keys = t
                 .prepare_cached(
-                    "DELETE FROM orders WHERE seq IN (SELECT seq FROM orders
+                    "DELETE FROM orders WHERE seq IN (SELECT seq FROM orders INDEXED BY orders_old
                      WHERE state = 2 AND closed_at < ?1 ORDER BY closed_at LIMIT ?2)",
                 )?
                 .execute(params![keys_before.millis(), STEP])?;
@@ -134,7 +137,7 @@ impl Tables {
 
     pub(super) fn heads(&self, group: &Group, after: u64, limit: usize) -> rusqlite::Result<Vec<Head>> {
         let mut statement = self.connection.prepare_cached(
-            "SELECT seq, bytes, attempts, user FROM orders
+            "SELECT seq, bytes, attempts, user FROM orders INDEXED BY orders_due
              WHERE state = 0 AND origin IS ?1 AND udl = ?2 AND seq > ?3 ORDER BY seq LIMIT ?4",
         )?;
         let origin = group.origin.as_ref().map(OriginId::as_str);
@@ -189,7 +192,7 @@ impl Tables {
             .optional()?;
         Ok(Facts {
             oldest_pending_at: time("SELECT accepted_at FROM orders WHERE state = 0 ORDER BY seq LIMIT 1")?,
-            last_settled_at: time("SELECT max(closed_at) FROM orders WHERE state = 2")?,
+            last_settled_at: time("SELECT max(closed_at) FROM orders INDEXED BY orders_old WHERE state = 2")?,
             accepted: accepted.unwrap_or(0),
             bytes: self.bytes()?,
         })
@@ -214,7 +217,7 @@ impl Tables {
         }
         let mut statement = self
             .connection
-            .prepare("SELECT origin, udl, count(*) FROM orders WHERE state = 0 GROUP BY origin, udl")?;
+            .prepare("SELECT origin, udl, count(*) FROM orders INDEXED BY orders_due WHERE state = 0 GROUP BY origin, udl")?;
         let groups = statement.query_map([], |row| {
             Ok((Group { origin: optional_id(row, 0)?, udl: id(row, 1)? }, row.get(2)?))
         })?;
