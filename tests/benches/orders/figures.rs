@@ -132,16 +132,18 @@ impl Figures {
             self.values.keys().map(|(slice, _)| *slice).filter(|slice| slice.what == what).collect();
         slices.dedup();
         for slice in slices {
-            let figure = |name| self.median(slice, name).unwrap_or(f64::NAN);
+            let figure = |name, digits: usize| {
+                self.median(slice, name).map_or_else(|| "-".into(), |value| format!("{value:.digits$}"))
+            };
             print!(
-                "{:8}{:>8}  {:22}{:>11.0}",
+                "{:8}{:>8}  {:22}{:>11}",
                 slice.disk,
                 slice.clients,
                 slice.who.name(),
-                figure("orders/s")
+                figure("orders/s", 0)
             );
-            print!("{:>10.2}{:>10.2}", figure("p50 ms"), figure("p99 ms"));
-            for name in ["agent us/order", "RSS MiB", "PSS MiB", "peak MiB"] {
+            print!("{:>10}{:>10}", figure("p50 ms", 2), figure("p99 ms", 2));
+            for name in ["agent us/order", "mean batch", "RSS MiB", "PSS MiB", "peak MiB"] {
                 if let Some(value) = self.median(slice, name) {
                     print!("   {name} {value:.1}");
                 }

@@ -5,7 +5,7 @@
 
 use crate::shop::sale_with;
 use anyhow::{Context, Result, ensure};
-use samovar_tests::{Agent, LocalApi, Origin, Proxy, TableBuilder, clock, eventually};
+use samovar_tests::{Agent, LocalApi, Origin, TableBuilder, clock, eventually};
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -117,17 +117,19 @@ impl Counter<'_> {
 async fn after_a_long_outage_new_orders_do_not_wait_behind_the_backlog_and_the_backlog_drains() -> Result<()>
 {
     let backlog = std::env::var("SAMOVAR_OUTAGE_ORDERS").ok().map_or(Ok(10_000), |text| text.parse())?;
-    let origin = Origin::start("us-west").await?;
-    let line = Proxy::start(origin.address()).await?;
-    let table = TableBuilder::new()?.origin("us-west", line.address());
+    let mut origin = Origin::start("us-west").await?;
+    let table = TableBuilder::new()?.origin("us-west", origin.address());
     let agent = Agent::setup().table(&table).start().await?;
-    line.cut();
+    // Connections are refused, as by a router without a line.
+    origin.stop().await;
     let began = clock::now();
     let mut keys = pile_up(agent.api(), backlog).await?;
     println!("{backlog} orders in {:.1} s, {} KiB", began.elapsed().as_secs_f64(), memory(&agent)? / 1024);
     // Long enough for the back-off to grow far beyond the delay that is allowed.
     eventually("the outage is long", 2 * OUTAGE, async || (began.elapsed() > OUTAGE).then_some(())).await?;
 
+    let returned = clock::now();
+    origin.restart().await?;
     let mut counter = Counter {
         agent: &agent,
         origin: &origin,
@@ -135,8 +137,6 @@ async fn after_a_long_outage_new_orders_do_not_wait_behind_the_backlog_and_the_b
         delays: Vec::new(),
         numbers: Vec::new(),
     };
-    let returned = clock::now();
-    line.restore();
     counter.sell(Some(returned)).await?;
     counter.until_drained(backlog).await?;
     let (took, first) = (returned.elapsed(), counter.delays.first().copied().context("nothing was sold")?);
