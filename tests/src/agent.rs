@@ -264,13 +264,24 @@ impl Agent {
         self.process.as_ref().context("the agent is not running")
     }
 
+    fn pid(&self) -> Result<u32> {
+        self.api.as_ref().map(|(_, pid)| *pid).context("the agent was not started")
+    }
+
     /// Resident memory in bytes.
     ///
     /// # Errors
     /// When it does not run.
     pub fn resident_bytes(&self) -> Result<u64> {
-        let (_, pid) = self.api.as_ref().context("the agent was not started")?;
-        crate::process::resident_bytes(*pid)
+        crate::process::resident_bytes(self.pid()?)
+    }
+
+    /// Resident memory without the share that others have in its pages, in bytes.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn proportional_bytes(&self) -> Result<u64> {
+        crate::process::proportional_bytes(self.pid()?)
     }
 
     /// The most resident memory it ever had, in bytes.
@@ -278,8 +289,15 @@ impl Agent {
     /// # Errors
     /// When it does not run.
     pub fn peak_bytes(&self) -> Result<u64> {
-        let (_, pid) = self.api.as_ref().context("the agent was not started")?;
-        crate::process::peak_bytes(*pid)
+        crate::process::peak_bytes(self.pid()?)
+    }
+
+    /// Processor time that it has used so far.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn processor_time(&self) -> Result<Duration> {
+        crate::process::processor_time(self.pid()?)
     }
 
     /// Whether the process is still there.

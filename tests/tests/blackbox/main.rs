@@ -11,6 +11,7 @@ mod lifecycle;
 mod poison;
 mod recover;
 mod reconcile;
+mod outage;
 mod refuse;
 mod relay;
 mod residency;

@@ -400,6 +400,17 @@ fn note_strange(
     Ok(())
 }
 
+/// An origin keeps keys for longer than we do: up to the last place that was forgotten there is nothing to compare.
+pub(super) fn forgotten(t: &Transaction<'_>, up_to: Option<u64>) -> rusqlite::Result<()> {
+    let Some(up_to) = up_to else { return Ok(()) };
+    t.prepare_cached(
+        "INSERT INTO meta(k, v) VALUES('forgotten_to', CAST(?1 AS TEXT))
+         ON CONFLICT(k) DO UPDATE SET v = CAST(max(CAST(v AS INTEGER), ?1) AS TEXT)",
+    )?
+    .execute([up_to])
+    .map(drop)
+}
+
 fn mark_from(t: &Transaction<'_>, origin: &OriginId, from: u64) -> rusqlite::Result<()> {
     t.prepare_cached(
         "INSERT INTO reconcile_marks(origin, bucket)

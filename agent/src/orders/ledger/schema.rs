@@ -94,16 +94,10 @@ const MIGRATIONS: &[&str] = &[
          ON CONFLICT(origin, bucket) DO UPDATE SET generation = generation + 1, confirmed = 0;
      END;
      CREATE TRIGGER orders_salvaged AFTER INSERT ON orders
-       WHEN NEW.state = 2 AND NEW.origin IS NOT NULL
+       WHEN NEW.state = 2 AND NEW.origin IS NOT NULL AND NEW.body IS NOT NULL
      BEGIN
        INSERT INTO reconcile_marks(origin, bucket) VALUES(NEW.origin, NEW.seq / 256)
          ON CONFLICT(origin, bucket) DO UPDATE SET generation = generation + 1, confirmed = 0;
-     END;
-     -- An origin keeps keys for longer than we do: below this place there is nothing to compare.
-     CREATE TRIGGER orders_forgotten AFTER DELETE ON orders
-     BEGIN
-       INSERT INTO meta(k, v) VALUES('forgotten_to', CAST(OLD.seq AS TEXT))
-         ON CONFLICT(k) DO UPDATE SET v = CAST(max(CAST(v AS INTEGER), OLD.seq) AS TEXT);
      END;",
 ];
 

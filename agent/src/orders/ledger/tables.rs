@@ -1,9 +1,12 @@
 //! Every statement on the ledger. One connection, called by one thread; nothing in here waits or decides.
+//!
+//! Statements whose cost must not grow with the ledger name their index: left alone, SQLite takes another one at times,
+//! and reads every pending or every settled order for the few that are wanted.
 
 use super::model::{
     AuditEntry, Backlog, Facts, Group, Head, Outgoing, Receipt, Record, State, Stored, Waiting,
 };
-use super::reconcile::UNCONFIRMED;
+use super::reconcile::{self, UNCONFIRMED};
 use super::schema::{self, MigrationError};
 use super::seal::KeyError;
 use crate::clock::{Mono, mono};
@@ -245,16 +248,18 @@ impl Tables {
     ) -> rusqlite::Result<usize> {
         self.write(|t| {
             slim(t, bodies)?;
-            let mut forgotten = 0;
+            let mut forgotten: Vec<u64> = Vec::new();
             for part in ["body IS NULL", "body IS NOT NULL"] {
-                forgotten += t
-                    .prepare_cached(&format!(
-                        "DELETE FROM orders WHERE seq IN (SELECT seq FROM orders
-                         WHERE state = 2 AND {part} AND closed_at < ?1 ORDER BY closed_at LIMIT ?2)"
-                    ))?
-                    .execute(params![keys_before.millis(), limit])?;
+                let mut forget = t.prepare_cached(&format!(
+                    "DELETE FROM orders WHERE seq IN (SELECT seq FROM orders
+                     WHERE state = 2 AND {part} AND closed_at < ?1 ORDER BY closed_at LIMIT ?2) RETURNING seq"
+                ))?;
+                for seq in forget.query_map(params![keys_before.millis(), limit], |row| row.get(0))? {
+                    forgotten.push(seq?);
+                }
             }
-            Ok(forgotten)
+            reconcile::forgotten(t, forgotten.iter().copied().max())?;
+            Ok(forgotten.len())
         })
     }
 
@@ -266,7 +271,7 @@ impl Tables {
         limit: usize,
     ) -> rusqlite::Result<Vec<Head>> {
         let mut statement = self.connection.prepare_cached(
-            "SELECT seq, bytes, attempts, user FROM orders
+            "SELECT seq, bytes, attempts, user FROM orders INDEXED BY orders_due
              WHERE state = 0 AND origin IS ?1 AND udl = ?2 AND seq > ?3 AND seq <= ?4 ORDER BY seq LIMIT ?5",
         )?;
         let origin = group.origin.as_ref().map(OriginId::as_str);
