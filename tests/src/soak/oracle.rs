@@ -185,6 +185,7 @@ mod tests {
     fn recorded(key: &str, sha256: &str) -> Recorded {
         Recorded {
             device: "D".into(),
+            ledger: String::new(),
             key: key.into(),
             sha256: sha256.into(),
             order_no: key.into(),
