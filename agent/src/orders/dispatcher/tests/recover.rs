@@ -62,15 +62,15 @@ fn an_order_that_comes_at_any_time_after_the_return_waits_for_no_backlog() {
 
 #[test]
 fn neither_live_orders_nor_the_backlog_starve() {
-    for most in [1, 4, 8, 100] {
+    for most in [1, 4, 30] {
         let mut world = World::new(21);
         world.dispatcher = Dispatcher::new(Limits { orders: most, bytes: 64 * 1024 });
         world.takes = |_| Duration::from_millis(100);
         world.post(600, "US");
         // More customers than the origin can take.
         let (mut waited, mut backlog_batches) = (0, 0);
-        for _ in 0..400 {
-            world.post(most as u64, "US");
+        for _ in 0..160 {
+            world.post(3 * most as u64, "US");
             let newest = world.orders.len() as u64;
             let before = world.log.len();
             world.run_for(Duration::from_millis(100));
@@ -81,13 +81,10 @@ fn neither_live_orders_nor_the_backlog_starve() {
         let backlog_left =
             world.orders.iter().filter(|(seq, order)| **seq <= 600 && order.row == Row::Pending);
         let backlog_sent = 600 - backlog_left.count();
-        assert!(
-            backlog_sent >= (100 * most / 4).min(600),
-            "{backlog_sent} of the backlog in batches of {most}"
-        );
+        assert!(backlog_sent >= (40 * most).min(600), "{backlog_sent} of the backlog in batches of {most}");
         assert!(backlog_batches > 5 || backlog_sent == 600, "{backlog_batches}");
         let live_sent = world.settled() - backlog_sent;
-        assert!(live_sent >= 200 * most, "{live_sent} live orders in batches of {most}, {waited}");
+        assert!(live_sent >= 80 * most, "{live_sent} live orders in batches of {most}, {waited}");
     }
 }
 
