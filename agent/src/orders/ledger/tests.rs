@@ -26,7 +26,7 @@ fn open_with(settings: LedgerSettings) -> Result<Ledger, OpenError> {
 
 /// Waits until something holds.
 async fn until<T>(mut ask: impl AsyncFnMut() -> Option<T>) -> T {
-    let deadline = tokio::time::Instant::now() + 2 * DEADLINE;
+    let deadline = tokio::time::Instant::now() + 6 * DEADLINE;
     loop {
         if let Some(value) = ask().await {
             return value;
