@@ -19,7 +19,12 @@ async fn synchronous_normal_loses_acknowledged_orders() {
     let mut acts = whole_life(&mut rng);
     acts.truncate(30);
     let recording = record(&acts, false, rng.fork()).await;
-    let tally = sweep(&recording, &Plan { sparing: true, ..Plan::of(&[Fate::Kept, Fate::Lost, Fate::Some]) }, &mut rng).await;
+    let tally = sweep(
+        &recording,
+        &Plan { sparing: true, ..Plan::of(&[Fate::Kept, Fate::Lost, Fate::Some]) },
+        &mut rng,
+    )
+    .await;
     must_lose(&tally, "synchronous=NORMAL");
 }
 

@@ -38,7 +38,7 @@ async fn a_second_cut_while_the_ledger_recovers_from_the_first_loses_nothing_eit
         let mut disk = Playback::new(false, &mut rng);
         for (index, op) in first.log.iter().enumerate() {
             disk.apply(op, &mut rng);
-            if rng.u8(0..100) > 0 || total.images > images {
+            if rng.u8(0..60) > 0 || total.images > images {
                 continue;
             }
             let fate = *rng.choice(&Fate::ALL).unwrap_or(&Fate::Some);

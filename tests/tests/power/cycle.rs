@@ -7,7 +7,8 @@ use crate::till::{self, DEADLINE};
 use fastrand::Rng;
 use futures_util::future::join_all;
 use samovar_agent::orders::ledger::{
-    Accepted, CONFLICT, Change, ChangeTo, Hold, Intervention, KEY_REUSED, Ledger, LedgerError, NewOrder, State,
+    Accepted, CONFLICT, Change, ChangeTo, Hold, Intervention, KEY_REUSED, Ledger, LedgerError, NewOrder,
+    State,
 };
 use samovar_wire::OriginId;
 use std::collections::BTreeSet;
@@ -49,9 +50,27 @@ pub(crate) enum Act {
 pub(crate) fn whole_life(rng: &mut Rng) -> Vec<Act> {
     let often = [(Act::One, 14), (Act::Bind, 8), (Act::Settle, 6), (Act::Hold, 3), (Act::Unhold, 3)];
     let mut acts = vec![
-        Act::Batch(16), Act::Batch(16), Act::Batch(64), Act::Crowd(16), Act::Crowd(64), Act::Reuse, Act::Reuse,
-        Act::Repeat, Act::Depends, Act::Depends, Act::Depends, Act::Fail, Act::Quarantine, Act::Quarantine,
-        Act::Retry, Act::Retry, Act::Discard, Act::Release, Act::Checkpoint, Act::Checkpoint, Act::Reopen,
+        Act::Batch(16),
+        Act::Batch(16),
+        Act::Batch(64),
+        Act::Crowd(16),
+        Act::Crowd(64),
+        Act::Reuse,
+        Act::Reuse,
+        Act::Repeat,
+        Act::Depends,
+        Act::Depends,
+        Act::Depends,
+        Act::Fail,
+        Act::Quarantine,
+        Act::Quarantine,
+        Act::Retry,
+        Act::Retry,
+        Act::Discard,
+        Act::Release,
+        Act::Checkpoint,
+        Act::Checkpoint,
+        Act::Reopen,
         Act::Reopen,
     ];
     for (act, times) in often {
@@ -64,8 +83,23 @@ pub(crate) fn whole_life(rng: &mut Rng) -> Vec<Act> {
 /// A few of each, for when the same life is lived hundreds of times.
 pub(crate) fn short_life() -> Vec<Act> {
     vec![
-        Act::One, Act::Batch(3), Act::Depends, Act::Bind, Act::One, Act::Settle, Act::Reuse, Act::Hold, Act::Crowd(4),
-        Act::Unhold, Act::Bind, Act::Quarantine, Act::Retry, Act::Settle, Act::One, Act::Checkpoint, Act::One,
+        Act::One,
+        Act::Batch(3),
+        Act::Depends,
+        Act::Bind,
+        Act::One,
+        Act::Settle,
+        Act::Reuse,
+        Act::Hold,
+        Act::Crowd(4),
+        Act::Unhold,
+        Act::Bind,
+        Act::Quarantine,
+        Act::Retry,
+        Act::Settle,
+        Act::One,
+        Act::Checkpoint,
+        Act::One,
         Act::Settle,
     ]
 }
@@ -123,7 +157,9 @@ impl Cycle {
             Act::Repeat => self.repeat().await,
             Act::Depends => self.depends().await,
             Act::Bind => self.bind().await,
-            Act::Settle => self.change(&[State::Pending, State::Pending, State::Held], |_| ChangeTo::Settled).await,
+            Act::Settle => {
+                self.change(&[State::Pending, State::Pending, State::Held], |_| ChangeTo::Settled).await
+            }
             Act::Fail => self.change(&[State::Pending], |_| ChangeTo::Failed("not today".into())).await,
             Act::Hold => {
                 let hold = |rng: &mut Rng| if rng.bool() { Hold::Residency } else { Hold::Identity };
@@ -136,7 +172,9 @@ impl Cycle {
             }
             Act::Unhold => self.unhold().await,
             Act::Retry => self.intervene(&[State::Quarantined, State::Held], Intervention::Retry).await,
-            Act::Discard => self.intervene(&[State::Pending, State::Quarantined], Intervention::Discard).await,
+            Act::Discard => {
+                self.intervene(&[State::Pending, State::Quarantined], Intervention::Discard).await
+            }
             Act::Release => self.intervene(&[State::Pending], Intervention::Release).await,
             Act::Checkpoint => self.checkpoint().await,
             Act::Reopen => return self.open().await,

@@ -99,7 +99,9 @@ impl State {
     }
 
     fn forget(&mut self, name: &str) {
-        for known in self.names.iter_mut().filter(|known| known.as_ref().is_some_and(|(known, _)| known == name)) {
+        for known in
+            self.names.iter_mut().filter(|known| known.as_ref().is_some_and(|(known, _)| known == name))
+        {
             *known = None;
         }
     }

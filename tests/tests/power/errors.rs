@@ -1,7 +1,7 @@
 //! Stories of disks that fail with errors: EIO and ENOSPC at each read, write, truncation, flush and open.
 
 use crate::cycle::{Act, Cycle, short_life, whole_life};
-use crate::disk::{Disk, Fault, Kind, Trouble};
+use crate::disk::{Disk, Fault, Kind, Op, Trouble};
 use crate::image::{Fate, Playback};
 use crate::oracle::{self, Finding};
 use crate::sweep::{Plan, Recording, Tally, complete, record, recorded, seed, soak, sweep};
@@ -13,6 +13,8 @@ use tokio::task::JoinSet;
 
 /// Lives that are lived at once; they mostly wait.
 const AT_ONCE: usize = 12;
+/// Operations after a failed flush that are all cut at.
+const HEALING: usize = 40;
 
 /// Every fault of one kind, at each of so many places.
 fn faults(seen: [u64; 5], kinds: &[Kind]) -> Vec<Fault> {
@@ -32,7 +34,8 @@ fn faults(seen: [u64; 5], kinds: &[Kind]) -> Vec<Fault> {
 /// All of them by hand; after a change a sample, but every failed flush.
 fn sample(faults: Vec<Fault>, one_in: usize, rng: &mut Rng) -> Vec<Fault> {
     let precious = |fault: &Fault| fault.kind == Kind::Sync && fault.trouble == Trouble::Failed;
-    let keep = |fault: &Fault, rng: &mut Rng| soak().is_some() || precious(fault) || rng.usize(0..one_in) == 0;
+    let keep =
+        |fault: &Fault, rng: &mut Rng| soak().is_some() || precious(fault) || rng.usize(0..one_in) == 0;
     faults.into_iter().filter(|fault| keep(fault, rng)).collect()
 }
 
@@ -58,7 +61,10 @@ async fn a_disk_that_fails_makes_no_false_promise_and_is_used_again_when_it_is_w
     let seen = operations(life.clone()).await;
     let kinds = [Kind::Read, Kind::Write, Kind::Truncate, Kind::Sync];
     let faults = sample(faults(seen, &kinds), 12, &mut rng);
-    println!("{} of the faults possible in {seen:?} operations (read, write, truncate, sync, open)", faults.len());
+    println!(
+        "{} of the faults possible in {seen:?} operations (read, write, truncate, sync, open)",
+        faults.len()
+    );
     let (mut total, mut struck, mut refused) = (Tally::default(), 0, 0);
     let mut lives: JoinSet<(Tally, u64, usize)> = JoinSet::new();
     for fault in faults {
@@ -103,7 +109,10 @@ async fn one_fault(fault: Fault, life: Rng, mut rng: Rng) -> (Tally, u64, usize)
     for error in &cycle.errors {
         let honest = matches!(error, LedgerError::Full(_) | LedgerError::Busy | LedgerError::Storage(_));
         if !honest || error.to_string().contains("thread") {
-            tally.note(&format!("{fault:?}"), Finding { lost: 0, wrong: vec![format!("answered: {error:?}")] });
+            tally.note(
+                &format!("{fault:?}"),
+                Finding { lost: 0, wrong: vec![format!("answered: {error:?}")] },
+            );
         }
     }
     let recording = recorded(&cycle, directory.path());
@@ -139,10 +148,14 @@ fn plan(recording: &Recording, moments: &[usize], rng: &mut Rng) -> Plan {
     if soak().is_some() {
         return of;
     }
-    let bad = |op: &crate::disk::Op| matches!(op, crate::disk::Op::Synced { good: false, .. });
+    let bad = |op: &Op| matches!(op, Op::Synced { good: false, .. });
     let from = recording.log.iter().position(bad).unwrap_or(0);
     let mut only: HashSet<usize> = moments.iter().copied().filter(|moment| *moment > from).collect();
     only.extend((0..6).map(|_| rng.usize(from..=recording.log.len())));
+    // Healing is the dangerous part: what a failed flush dropped must be written again before it is built upon.
+    if let Some(last) = recording.log.iter().rposition(bad) {
+        only.extend(last..recording.log.len().min(last + HEALING));
+    }
     Plan { only: Some(only), ..of }
 }
 

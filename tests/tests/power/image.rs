@@ -164,6 +164,8 @@ impl File {
         let mut content = self.durable.clone();
         // Reordering in the large: sometimes nearly all came through, sometimes nearly nothing.
         let share = *rng.choice(&[0.1, 0.5, 0.9, 1.0]).unwrap_or(&0.5);
+        // And sometimes they came through in order, up to a point.
+        let up_to = rng.bool().then(|| rng.usize(0..=self.unsynced.len()));
         let victim = match fate {
             Fate::Torn(_) => self.unsynced.len().checked_sub(1),
             Fate::Wiped if rng.bool() => self.unsynced.len().checked_sub(1),
@@ -174,7 +176,7 @@ impl File {
             let keep = match fate {
                 Fate::Kept => true,
                 Fate::Lost => false,
-                _ => rng.f64() < share,
+                _ => up_to.map_or_else(|| rng.f64() < share, |up_to| index < up_to),
             };
             match (change, fate) {
                 (Unsynced::Write { at, bytes }, Fate::Torn(sector)) if victim == Some(index) => {
@@ -266,7 +268,11 @@ mod tests {
     #[test]
     fn what_a_failed_sync_dropped_stays_lost_until_it_is_written_again() {
         let mut ops = begin().to_vec();
-        ops.extend([Op::Synced { inode: 0, good: true }, wrote(0, 7, 10), Op::Synced { inode: 0, good: false }]);
+        ops.extend([
+            Op::Synced { inode: 0, good: true },
+            wrote(0, 7, 10),
+            Op::Synced { inode: 0, good: false },
+        ]);
         ops.push(Op::Synced { inode: 0, good: true });
         let mut rng = Rng::with_seed(2);
         assert_eq!(play(&ops, false).cut(Fate::Kept, &mut rng)["x-wal"][0], 1);

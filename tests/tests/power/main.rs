@@ -12,12 +12,14 @@
 //! The product's code runs unchanged, in this process. `tests/README.md` says what is covered, how to run more of it
 //! and how to replay a seed.
 
+mod clock_jumps;
 mod control;
 mod cuts;
 mod cycle;
 mod disk;
 mod errors;
 mod flow;
+mod full_disk;
 mod image;
 mod model;
 mod oracle;

@@ -4,7 +4,9 @@
 //! A request that was answered "done" holds from then on. One that was not answered, or with an error, may have
 //! happened or not.
 
-use samovar_agent::orders::ledger::{CONFLICT, ChangeTo, Hold, Intervention, KEY_REUSED, NewOrder, Record, State};
+use samovar_agent::orders::ledger::{
+    CONFLICT, ChangeTo, Hold, Intervention, KEY_REUSED, NewOrder, Record, State,
+};
 use samovar_wire::OriginId;
 use std::collections::BTreeSet;
 
@@ -205,7 +207,8 @@ impl Model {
 impl Model {
     /// The promises as they were at a cut, as those of a disk whose log begins there.
     pub(crate) fn at(&self, cut: usize) -> Self {
-        let mut model = Self { opened_at: self.opened_at.filter(|at| *at <= cut).map(|_| 0), ..Self::default() };
+        let mut model =
+            Self { opened_at: self.opened_at.filter(|at| *at <= cut).map(|_| 0), ..Self::default() };
         for known in self.orders.iter().filter(|known| known.issued(cut)) {
             let answered = known.acknowledged(cut).then_some(0);
             let mut then = Known { steps: Vec::new(), ..known.clone() };

@@ -137,7 +137,8 @@ fn halves(model: &Model, found: &HashMap<&str, &Record>, finding: &mut Finding) 
         *there += usize::from(found.contains_key(known.new.id.as_str()));
         *all += 1;
     }
-    for (request, (there, all)) in requests.into_iter().filter(|(_, (there, all))| *there > 0 && there < all) {
+    for (request, (there, all)) in requests.into_iter().filter(|(_, (there, all))| *there > 0 && there < all)
+    {
         finding.wrong(format!("request {request} came in by half: {there} of {all} orders"));
     }
 }
@@ -177,7 +178,9 @@ async fn bodies(
     for known in rng.choose_multiple(there, 12) {
         match ledger.record(&known.new.id).await {
             Ok(Some(record)) if record.body.as_ref() == Some(&known.new.order.body) => {}
-            other => finding.lost(format!("{} has another body: {:?}", known.new.order.key, other.map(|_| ()))),
+            other => {
+                finding.lost(format!("{} has another body: {:?}", known.new.order.key, other.map(|_| ())))
+            }
         }
     }
 }

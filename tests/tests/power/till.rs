@@ -14,8 +14,11 @@ pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
 /// A directory in memory where there is one: thousands of images are written.
 pub(crate) fn directory() -> TempDir {
     let memory = Path::new("/dev/shm");
-    let made =
-        if memory.is_dir() { tempfile::tempdir_in(memory).or_else(|_| tempfile::tempdir()) } else { tempfile::tempdir() };
+    let made = if memory.is_dir() {
+        tempfile::tempdir_in(memory).or_else(|_| tempfile::tempdir())
+    } else {
+        tempfile::tempdir()
+    };
     made.expect("a temporary directory")
 }
 
