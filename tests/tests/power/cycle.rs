@@ -158,7 +158,7 @@ impl Cycle {
             Act::Depends => self.depends().await,
             Act::Bind => self.bind().await,
             Act::Settle => {
-                self.change(&[State::Pending, State::Pending, State::Held], |_| ChangeTo::Settled).await
+                self.change(&[State::Pending, State::Pending, State::Held], |_| ChangeTo::Settled).await;
             }
             Act::Fail => self.change(&[State::Pending], |_| ChangeTo::Failed("not today".into())).await,
             Act::Hold => {
@@ -173,7 +173,7 @@ impl Cycle {
             Act::Unhold => self.unhold().await,
             Act::Retry => self.intervene(&[State::Quarantined, State::Held], Intervention::Retry).await,
             Act::Discard => {
-                self.intervene(&[State::Pending, State::Quarantined], Intervention::Discard).await
+                self.intervene(&[State::Pending, State::Quarantined], Intervention::Discard).await;
             }
             Act::Release => self.intervene(&[State::Pending], Intervention::Release).await,
             Act::Checkpoint => self.checkpoint().await,

@@ -179,7 +179,7 @@ async fn bodies(
         match ledger.record(&known.new.id).await {
             Ok(Some(record)) if record.body.as_ref() == Some(&known.new.order.body) => {}
             other => {
-                finding.lost(format!("{} has another body: {:?}", known.new.order.key, other.map(|_| ())))
+                finding.lost(format!("{} has another body: {:?}", known.new.order.key, other.map(|_| ())));
             }
         }
     }
