@@ -5,7 +5,11 @@
 //! | ledger requests | 1,024 | tills, dispatcher, API → ledger thread | tills: 503 at once; others wait ≤ 10 s |
 //! | backlog, storage | last value | ledger thread → dispatcher, conditions | overwritten |
 //! | batches under way | 1 per origin | dispatcher → origins | the dispatcher waits |
+//! | probes under way | 4 per origin that does not answer | dispatcher → origins | their time-outs end them |
+//! | changes of the network | last value | kernel → dispatcher | overwritten |
+//! | shadow copies | 256 and 1 MiB | orders → shadow | the newest is dropped and counted |
 //! | routing inbox | 256 | reports, offers → routing | reports dropped, offers told to come back |
+//! | demands for a pass | 16 | API → reconciliation | told to come back |
 //! | view, changed | last value | routing → everyone | overwritten |
 //! | board | last value | every flow → reporter | overwritten |
 //! | state | last value | reporter → API, relay | overwritten |
@@ -23,24 +27,27 @@ mod reporting;
 mod routes;
 
 use crate::clock::{Mono, mono, wall};
-use crate::config::{Config, ConfigError};
+use crate::config::{Config, ConfigError, OriginMode};
 use crate::data_dir::{DataDir, DataDirError, Run};
 use crate::heartbeat::{self, Heartbeat, Heartbeats};
 use crate::http::{Gate, listener};
 use crate::identity::{self, Identity};
 use crate::logging::{self, LoggingError};
-use crate::net::ClientSettings;
+use crate::net::{ClientSettings, line};
 use crate::orders::dispatcher::Limits;
 use crate::orders::intake::{self, Intake};
 use crate::orders::ledger::{Ledger, LedgerSettings, OpenError};
-use crate::orders::run::{Events, Flow, InFlight};
+use crate::orders::origin::AT_ONCE;
+use crate::orders::reconcile::{self, Pace, Reconcile, Reconciler};
+use crate::orders::run::{Events, Flow, InFlight, Lanes};
+use crate::orders::shadow::{self, Shadow};
 use crate::page::api::{self, Api};
 use crate::relay::{Outbox, OutboxError, OutboxSettings, Stream};
 use crate::routing::{self, Routing, RoutingSettings, Setup};
 use crate::status::Board;
 use crate::store::StoreError;
 use relaying::Relaying;
-use routes::RoutesOfOrders;
+use routes::{RoutesOfOrders, shadow_rules};
 use samovar_wire::conditions::Condition;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
@@ -157,6 +164,7 @@ struct Frame {
     heartbeats: Heartbeats,
     stop: watch::Sender<bool>,
     tasks: JoinSet<()>,
+    lanes: Lanes,
 }
 
 impl Frame {
@@ -188,6 +196,7 @@ impl Frame {
                 scheme: self.config.origin.scheme,
                 connect_timeout: Duration::from_millis(self.config.origin.connect_timeout_ms),
                 request_timeout: Duration::from_millis(self.config.origin.request_timeout_ms),
+                named: self.config.origin.mode == OriginMode::Batch,
             },
             board: self.board.clone(),
             settings: RoutingSettings::default(),
@@ -209,23 +218,53 @@ impl Frame {
         identity: &Identity,
         routing: &Routing,
         outbox: &Outbox,
-    ) -> Result<Intake, StartError> {
+    ) -> Result<(Intake, Shadow), StartError> {
         let heartbeat = self.heartbeats.register("ledger", STUCK);
         let ledger = Ledger::open(ledger_settings(&self.data, &self.config), heartbeat)?;
         let (events, in_flight) = (events(outbox), InFlight::default());
+        let routes = Arc::new(RoutesOfOrders::new(routing.clone()));
+        let sender = self.sender(identity, &ledger);
+        let setup = shadow::Setup {
+            routes: routes.clone(),
+            sender: sender.clone(),
+            backlog: ledger.backlog(),
+            events: Arc::clone(&events),
+        };
+        let (shadow, runner) = shadow::start(setup, shadow_rules(routing));
+        self.spawn("shadow", STUCK, |heartbeat, stop| runner.run(heartbeat, stop));
         let flow = Flow {
             ledger: ledger.clone(),
-            routes: Arc::new(RoutesOfOrders::new(routing.clone())),
-            sender: self.sender(identity, &ledger),
+            routes,
+            sender,
             board: self.board.clone(),
             events: Arc::clone(&events),
             limits: limits(&self.config),
             in_flight: in_flight.clone(),
+            lanes: self.lanes.clone(),
+            line: line::changes(),
+            shadow: shadow.clone(),
         };
         self.spawn("orders", STUCK, |heartbeat, stop| flow.run(heartbeat, stop));
         let identity = identity.clone();
         let home = Arc::new(move || identity.current().map(|who| who.country.clone()));
-        Ok(Intake { ledger, home, events, in_flight })
+        Ok((Intake { ledger, home, events, in_flight }, shadow))
+    }
+
+    fn reconciliation(&mut self, identity: &Identity, routing: &Routing, intake: &Intake) -> Reconcile {
+        let reconciler = Reconciler {
+            ledger: intake.ledger.clone(),
+            routes: Arc::new(RoutesOfOrders::new(routing.clone())),
+            sender: self.sender(identity, &intake.ledger),
+            home: Arc::clone(&intake.home),
+            board: self.board.clone(),
+            events: Arc::clone(&intake.events),
+            kept: ledger_settings(&self.data, &self.config).body_retention,
+            pace: Pace::default(),
+        };
+        let heartbeat = self.heartbeats.register("reconciliation", STUCK);
+        let (handle, run) = reconciler.start(heartbeat, self.stop.subscribe());
+        self.tasks.spawn(run);
+        handle
     }
 }
 
@@ -243,6 +282,7 @@ impl Agent {
             heartbeats: Heartbeats::default(),
             stop: watch::Sender::new(false),
             tasks: JoinSet::new(),
+            lanes: Lanes::default(),
         };
         if let Some(kept) = damaged {
             frame.board.raise(Condition::FileSetAside, format!("epoch.json: kept as {}", kept.display()));
@@ -251,19 +291,23 @@ impl Agent {
         let identity = frame.identity()?;
         let routing = frame.routing(&identity)?;
         let outbox = frame.outbox()?;
-        let intake = frame.orders(&identity, &routing, &outbox)?;
-        let report = frame.report(&identity, &routing, &intake.ledger, &intake.events).await;
-        let relaying = Relaying::new(&frame, &identity, &routing, &report, &outbox);
+        let (intake, shadow) = frame.orders(&identity, &routing, &outbox)?;
+        let reconcile = frame.reconciliation(&identity, &routing, &intake);
+        let report = frame.report(&identity, &routing, &intake, &reconcile).await;
+        let relaying = Relaying::new(&frame, &identity, &routing, &report, &outbox, &shadow);
         let api = Api {
             state: report.snapshot,
             storage: intake.ledger.storage(),
             routing,
             started: frame.started,
             relay: relaying.numbers(),
+            lanes: frame.lanes.clone(),
+            shadow,
         };
         let relaying = tokio::spawn(relaying.run(frame.stop.subscribe()));
 
-        let router = api::with_fallbacks(intake::routes(intake).merge(api::routes(api)));
+        let orders = intake::routes(intake).merge(reconcile::api::routes(reconcile));
+        let router = api::with_fallbacks(orders.merge(api::routes(api)));
         let gate = Gate::new(frame.config.local_api.names.clone(), data.local_token()?);
         let local_api = announce(&data, &socket, address)?;
         let most = frame.config.local_api.max_connections;
@@ -331,12 +375,18 @@ pub fn ledger_settings(data: &std::path::Path, config: &Config) -> LedgerSetting
         max_bytes: config.orders.max_bytes,
         body_retention: days(config.orders.body_retention_days),
         key_retention: days(config.orders.key_retention_days),
+        max_orders: config.orders.max_orders,
+        settled_share_percent: config.orders.settled_share_percent,
+        encrypt_bodies: config.orders.encrypt_bodies,
+        credentials: std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from),
     }
 }
 
 fn limits(config: &Config) -> Limits {
-    Limits {
-        orders: usize::try_from(config.orders.batch_max_orders).unwrap_or(1),
-        bytes: config.orders.batch_max_bytes,
-    }
+    let batch = usize::try_from(config.orders.batch_max_orders).unwrap_or(1);
+    let orders = match config.origin.mode {
+        OriginMode::Batch => batch,
+        OriginMode::Single => batch.min(AT_ONCE),
+    };
+    Limits { orders, bytes: config.orders.batch_max_bytes }
 }

@@ -9,6 +9,7 @@ use crate::db::Database;
 use crate::ingest::Ingest;
 use crate::metrics::Metrics;
 use crate::orders::Intake;
+use crate::overload::Overload;
 use crate::pki::Authority;
 use crate::pki::secrets::SigningKeys;
 
@@ -35,6 +36,8 @@ pub struct Parts {
     pub guesses: Gate,
     /// Order intake: its limits.
     pub intake: Intake,
+    /// How the orders are doing, and what is refused for it.
+    pub overload: Overload,
     /// Where this server listens.
     pub addresses: Addresses,
     /// Counters.

@@ -34,6 +34,7 @@ use crate::db::{Database, DatabaseError};
 use crate::metrics::Metrics;
 use crate::mqtt::{self, Mqtt, MqttError};
 use crate::orders::{self, Intake};
+use crate::overload::Overload;
 use crate::pki::secrets::{self, SecretsError};
 use crate::pki::server_cert::{self, ServerCertError, ServerCertificate};
 use crate::problem::chain;
@@ -165,6 +166,7 @@ pub async fn start(config: Config, dir: &Path) -> Result<Running, StartError> {
     let (http_at, https_at) = (local(&http)?, local(&https)?);
     let server = &config.server;
     let port = if server.public_port == 0 { https_at.port() } else { server.public_port };
+    let overload = Overload::new(config.intake.in_flight);
     let mqtt = mqtt::start(mqtt::Needs {
         config: &config,
         database: &database,
@@ -173,6 +175,7 @@ pub async fn start(config: Config, dir: &Path) -> Result<Running, StartError> {
         client_ca: &client_ca,
         authority: &authority,
         https: format!("https://{}:{port}", server.public_host),
+        overload: &overload,
     })
     .await?;
     let Mqtt { ingest, here, for_devices, tasks: mqtt_tasks } = mqtt;
@@ -180,6 +183,7 @@ pub async fn start(config: Config, dir: &Path) -> Result<Running, StartError> {
     let first_admin = first_admin(&database, dir).await?;
     let app = App::new(Parts {
         intake: Intake::new(&config.intake),
+        overload,
         logins: LoginGate::default(),
         guesses: Gate::new(Rule::claims(config.activation.guesses)),
         metrics: Metrics::default(),

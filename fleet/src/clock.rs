@@ -3,7 +3,8 @@
 //! Everything that decides takes `now` as an argument; only edges call [`now`]. The database keeps whole milliseconds
 //! since 1970, the wire writes RFC 3339; both are [`Timestamp`].
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::sync::LazyLock;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use samovar_wire::Timestamp;
 
@@ -13,6 +14,15 @@ use samovar_wire::Timestamp;
 pub fn now() -> Timestamp {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Timestamp::from_millis(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
+}
+
+/// Time that only ever goes forward, counted from the first time it was asked for: for waits and rates.
+#[must_use]
+#[expect(clippy::disallowed_methods, reason = "this is the one place")]
+pub fn steady() -> Duration {
+    static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+    let start = *START;
+    Instant::now().saturating_duration_since(start)
 }
 
 /// A time a while earlier; never before 1970.

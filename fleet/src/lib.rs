@@ -27,6 +27,7 @@ pub mod ingest;
 pub mod metrics;
 pub mod mqtt;
 pub mod orders;
+pub mod overload;
 pub mod pki;
 pub mod problem;
 pub mod random;

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! request ──► deadline ──► /api/v1, /console: Host and Origin checked ──► handler (Operator)
-//!                    └──► /v1, /.samovar, /activate/v1: certificate or token ──► handler
+//!                    └──► /v1, /.samovar, /activate/v1: overload ──► certificate or token ──► handler
 //!                    └──► /healthz, /readyz, /metrics
 //! ```
 
@@ -18,6 +18,7 @@ use utoipa_axum::router::OpenApiRouter;
 
 use crate::app::App;
 use crate::auth::guard;
+use crate::overload;
 use crate::problem::Failure;
 use crate::server::limits;
 
@@ -48,6 +49,7 @@ pub fn assemble(app: &App, pages: Router<App>) -> Router {
     let (people, mut openapi) =
         OpenApiRouter::with_openapi(Description::openapi()).merge(people()).split_for_parts();
     let (devices, more) = devices().split_for_parts();
+    let devices = devices.layer(from_fn_with_state(app.clone(), overload::http::admit));
     openapi.merge(more);
     describe_security(&mut openapi);
     let description = get(move || std::future::ready(Json(openapi)));
@@ -85,5 +87,5 @@ async fn ready(State(app): State<App>) -> Result<StatusCode, Failure> {
 
 async fn metrics(State(app): State<App>) -> ([(HeaderName, HeaderValue); 1], String) {
     let text = HeaderValue::from_static("text/plain; version=0.0.4");
-    ([(header::CONTENT_TYPE, text)], app.metrics.text() + &app.ingest.metrics())
+    ([(header::CONTENT_TYPE, text)], app.metrics.text() + &app.overload.metrics() + &app.ingest.metrics())
 }

@@ -264,13 +264,24 @@ impl Agent {
         self.process.as_ref().context("the agent is not running")
     }
 
+    fn pid(&self) -> Result<u32> {
+        self.api.as_ref().map(|(_, pid)| *pid).context("the agent was not started")
+    }
+
     /// Resident memory in bytes.
     ///
     /// # Errors
     /// When it does not run.
     pub fn resident_bytes(&self) -> Result<u64> {
-        let (_, pid) = self.api.as_ref().context("the agent was not started")?;
-        crate::process::resident_bytes(*pid)
+        crate::process::resident_bytes(self.pid()?)
+    }
+
+    /// Resident memory without the share that others have in its pages, in bytes.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn proportional_bytes(&self) -> Result<u64> {
+        crate::process::proportional_bytes(self.pid()?)
     }
 
     /// The most resident memory it ever had, in bytes.
@@ -278,8 +289,15 @@ impl Agent {
     /// # Errors
     /// When it does not run.
     pub fn peak_bytes(&self) -> Result<u64> {
-        let (_, pid) = self.api.as_ref().context("the agent was not started")?;
-        crate::process::peak_bytes(*pid)
+        crate::process::peak_bytes(self.pid()?)
+    }
+
+    /// Processor time that it has used so far.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn processor_time(&self) -> Result<Duration> {
+        crate::process::processor_time(self.pid()?)
     }
 
     /// Whether the process is still there.
@@ -295,6 +313,37 @@ impl Agent {
         self.kill_agent(Signal::KILL)?;
         let mut process = self.process.take().context("the agent is not running")?;
         process.wait(READY).await.map(drop)
+    }
+
+    /// Starts it and cuts its power after this long, whether it is ready by then or not.
+    ///
+    /// # Errors
+    /// When it cannot be started, or ends by itself before.
+    pub async fn sigkill_while_starting(&mut self, after: Duration) -> Result<()> {
+        let log = self.home.path().join("agent.log");
+        let mut process = Process::start(&mut self.command()?, &log)?;
+        tokio::time::sleep(after).await;
+        if let Some(status) = process.ended() {
+            anyhow::bail!("the agent ended with {status} while it started:\n{}", process.last_words());
+        }
+        process.sigkill().await
+    }
+
+    /// Leaves its directory where it is when this is dropped, for whoever wants to see what went wrong.
+    pub fn keep_home(&mut self) {
+        self.home.disable_cleanup(true);
+    }
+
+    /// Replaces the route table file; a running agent finds it by itself.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn write_table(&self, table: &TableBuilder) -> Result<()> {
+        let envelope = serde_json::to_string(&table.sign()).context("cannot write the table")?;
+        let (new, file) =
+            (self.home.path().join("route-table.new"), self.home.path().join("route-table.json"));
+        std::fs::write(&new, envelope).context("cannot write the table")?;
+        std::fs::rename(new, file).context("cannot put the table into its place")
     }
 
     /// Asks it to stop and gives how it ended.
@@ -325,9 +374,7 @@ impl Agent {
     /// When the file cannot be written or the agent does not become ready.
     pub async fn restart_with_table(&mut self, table: &TableBuilder) -> Result<()> {
         self.sigterm(READY).await?;
-        let envelope = serde_json::to_string(&table.sign()).context("cannot write the table")?;
-        std::fs::write(self.home.path().join("route-table.json"), envelope)
-            .context("cannot write the table")?;
+        self.write_table(table)?;
         self.start().await
     }
 }

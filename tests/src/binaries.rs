@@ -4,7 +4,7 @@
 //! `SAMOVAR_BIN_DIR` names another place, such as a release build or an installed package.
 
 use anyhow::{Context, Result, bail};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// The agent's program.
 ///
@@ -22,10 +22,23 @@ pub fn fleet() -> Result<PathBuf> {
     find("samovar-fleet")
 }
 
+/// The origin that can be killed: a program of the harness, which is next to the tests wherever the programs under test
+/// are.
+///
+/// # Errors
+/// When it has not been built.
+pub fn rough_origin() -> Result<PathBuf> {
+    built("samovar-rough-origin", &own_directory()?, "samovar-tests")
+}
+
 fn find(name: &str) -> Result<PathBuf> {
-    let path = directory()?.join(name);
+    built(name, &directory()?, name)
+}
+
+fn built(name: &str, directory: &Path, package: &str) -> Result<PathBuf> {
+    let path = directory.join(name);
     if !path.is_file() {
-        bail!("{} is missing: build it first with `cargo build -p {name}`", path.display());
+        bail!("{} is missing: build it first with `cargo build -p {package}`", path.display());
     }
     Ok(path)
 }
@@ -38,6 +51,10 @@ pub fn directory() -> Result<PathBuf> {
     if let Some(named) = std::env::var_os("SAMOVAR_BIN_DIR") {
         return Ok(named.into());
     }
+    own_directory()
+}
+
+fn own_directory() -> Result<PathBuf> {
     let own = std::env::current_exe().context("cannot find the path of this program")?;
     let directory = own.parent().context("this program has no directory")?;
     // Test programs lie one level deeper, in `deps`.

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! story ──► Agent (real process) ──► Proxy ──► Origin (in this process, scripted, honest by default)
+//!                │                      ├────► rough origins (real processes that are killed: `soak`)
 //!                │                      └────► Fleet (real process)
 //!                └──► Broker (real mosquitto) ◄── HeadOffice (MQTT client that acknowledges events)
 //! ```
@@ -23,6 +24,7 @@ pub mod local_api;
 pub mod origin;
 pub mod process;
 pub mod proxy;
+pub mod soak;
 pub mod table;
 pub mod wait;
 
@@ -31,7 +33,7 @@ pub use broker::Broker;
 pub use fleet::Fleet;
 pub use head_office::HeadOffice;
 pub use local_api::{Answer, LocalApi};
-pub use origin::{Behaviour, Origin};
+pub use origin::{Behaviour, Comparison, Origin};
 pub use proxy::Proxy;
 pub use table::TableBuilder;
 pub use wait::eventually;

@@ -117,9 +117,34 @@ pub fn peak_bytes(pid: u32) -> Result<u64> {
     memory(pid, "VmHWM:")
 }
 
+/// Resident memory of a process without the share that others have in its pages, in bytes.
+///
+/// # Errors
+/// When the process is gone, or is somebody else's.
+pub fn proportional_bytes(pid: u32) -> Result<u64> {
+    kib_of(&format!("/proc/{pid}/smaps_rollup"), "Pss:")
+}
+
+/// Processor time that a process has used so far.
+///
+/// # Errors
+/// When the process is gone.
+pub fn processor_time(pid: u32) -> Result<Duration> {
+    /// What `/proc` counts in, whatever the kernel's own clock.
+    const TICKS_PER_SECOND: u64 = 100;
+    let path = format!("/proc/{pid}/stat");
+    let stat = std::fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
+    let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields).split_whitespace();
+    let ticks: Vec<u64> = fields.skip(11).take(2).filter_map(|field| field.parse().ok()).collect();
+    Ok(Duration::from_millis(ticks.iter().sum::<u64>() * 1000 / TICKS_PER_SECOND))
+}
+
 fn memory(pid: u32, field: &str) -> Result<u64> {
-    let path = format!("/proc/{pid}/status");
-    let status = std::fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
+    kib_of(&format!("/proc/{pid}/status"), field)
+}
+
+fn kib_of(path: &str, field: &str) -> Result<u64> {
+    let status = std::fs::read_to_string(path).with_context(|| format!("cannot read {path}"))?;
     let kib = status
         .lines()
         .find_map(|line| line.strip_prefix(field))

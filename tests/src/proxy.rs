@@ -1,7 +1,8 @@
 //! The store's line: a TCP proxy that can be cut, stalled and restored.
 //!
 //! Cut = connections are reset and new ones refused at once after they were accepted (the port stays ours). Stalled =
-//! everything stays open and nothing moves, as when a router lost its uplink.
+//! everything stays open and nothing moves, as when a router lost its uplink. Closed = nothing takes connections, as
+//! when the other end is gone; a port that is open again is the same one.
 
 use anyhow::{Context, Result};
 use std::net::SocketAddr;
@@ -22,6 +23,7 @@ pub struct Proxy {
     address: SocketAddr,
     line: watch::Sender<Line>,
     upstream: watch::Sender<Option<SocketAddr>>,
+    far: watch::Receiver<Option<SocketAddr>>,
     accepting: JoinHandle<()>,
 }
 
@@ -45,8 +47,8 @@ impl Proxy {
         let address = listener.local_addr().context("a listener without an address")?;
         let (line, watched) = watch::channel(Line::Open);
         let (upstream, far) = watch::channel(None);
-        let accepting = tokio::spawn(accept(listener, far, watched));
-        Ok(Self { address, line, upstream, accepting })
+        let accepting = tokio::spawn(accept(listener, far.clone(), watched));
+        Ok(Self { address, line, upstream, far, accepting })
     }
 
     /// Says where new connections go.
@@ -63,6 +65,22 @@ impl Proxy {
     /// Cuts every connection and refuses new ones.
     pub fn cut(&self) {
         self.line.send_replace(Line::Cut);
+    }
+
+    /// Cuts every connection and closes the port.
+    pub async fn close(&mut self) {
+        self.accepting.abort();
+        let _ = (&mut self.accepting).await;
+    }
+
+    /// Opens the same port again.
+    ///
+    /// # Errors
+    /// When the port was taken meanwhile.
+    pub async fn open(&mut self) -> Result<()> {
+        let listener = TcpListener::bind(self.address).await.context("the proxy's port was taken")?;
+        self.accepting = tokio::spawn(accept(listener, self.far.clone(), self.line.subscribe()));
+        Ok(())
     }
 
     /// Lets connections hang.

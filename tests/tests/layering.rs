@@ -35,17 +35,33 @@ const CRATES: &[(&str, &str, &[&str])] = &[
 
 /// Files that only decide, whatever else changes.
 const POLICIES: &[&str] = &[
+    "agent/src/config/single.rs",
+    "agent/src/config/template.rs",
     "agent/src/identity/renewal.rs",
     "agent/src/orders/backoff.rs",
+    "agent/src/orders/conditions.rs",
     "agent/src/orders/dispatcher.rs",
+    "agent/src/orders/dispatcher/partly.rs",
     "agent/src/orders/outcome.rs",
+    "agent/src/orders/outcome/single.rs",
+    "agent/src/orders/shadow/compare.rs",
+    "agent/src/orders/shadow/select.rs",
+    "agent/src/orders/shadow/tally.rs",
+    "agent/src/orders/recovery.rs",
+    "agent/src/orders/reconcile/plan.rs",
+    "agent/src/orders/reconcile/schedule.rs",
+    "agent/src/orders/reconcile/view.rs",
     "agent/src/relay/backoff.rs",
     "agent/src/relay/cursor.rs",
     "agent/src/relay/session.rs",
     "agent/src/routing/health.rs",
     "agent/src/routing/nearest.rs",
     "agent/src/routing/verdict.rs",
+    "fleet/src/ingest/shed.rs",
+    "fleet/src/orders/compare.rs",
     "fleet/src/orders/judge.rs",
+    "fleet/src/orders/pace.rs",
+    "fleet/src/overload/admission.rs",
 ];
 
 /// What a file that decides must not touch.

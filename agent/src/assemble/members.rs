@@ -1,9 +1,10 @@
 //! What other flows take from the identity: whom routing believes, and who sends orders.
 
 use super::Frame;
+use crate::config::{Compression, OriginMode, OriginSection};
 use crate::identity::{DeviceIdentity, Identity};
 use crate::orders::ledger::Ledger;
-use crate::orders::origin::Sender;
+use crate::orders::origin::{Gzip, Protocol, Sender};
 use crate::routing::{Membership, Trust};
 use crate::stop;
 use std::sync::Arc;
@@ -37,9 +38,10 @@ impl Frame {
         identity: &Identity,
         ledger: &Ledger,
     ) -> watch::Receiver<Option<Arc<Sender>>> {
-        let ledger = ledger.id().to_owned();
+        let ledger = ledger.watch_id();
         let token = Some(self.config.origin.token.clone()).filter(|token| !token.is_empty());
         let deadline = Duration::from_millis(self.config.origin.request_timeout_ms);
+        let protocol = protocol(&self.config.origin);
         self.derived(identity, move |who| {
             who.map(|who| {
                 Arc::new(Sender {
@@ -48,6 +50,7 @@ impl Frame {
                     ledger: ledger.clone(),
                     token: token.clone(),
                     deadline,
+                    protocol: protocol.clone(),
                 })
             })
         })
@@ -75,6 +78,13 @@ impl Frame {
             }
         });
         reader
+    }
+}
+
+fn protocol(origin: &OriginSection) -> Protocol {
+    match (origin.mode, &origin.single) {
+        (OriginMode::Single, Some(single)) => Protocol::Single(Arc::new(single.clone())),
+        _ => Protocol::Batch((origin.compression == Compression::Gzip).then(Gzip::default)),
     }
 }
 

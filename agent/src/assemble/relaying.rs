@@ -8,6 +8,7 @@ use crate::config::RelaySection;
 use crate::desired::{self, Revision};
 use crate::heartbeat::Heartbeats;
 use crate::identity::{DeviceIdentity, Identity};
+use crate::orders::shadow::Shadow;
 use crate::relay::{
     BirthFacts, BrokerUrl, Commands, DesiredState, Login, Outbox, Relay, RelayHandle, RelayInputs,
     RelaySettings, RelayStatus, StateDocument,
@@ -42,6 +43,7 @@ pub(super) struct Relaying {
     started: Mono,
     status: watch::Sender<RelayStatus>,
     revision: watch::Sender<u64>,
+    shadow: Shadow,
 }
 
 impl Relaying {
@@ -51,6 +53,7 @@ impl Relaying {
         routing: &Routing,
         report: &Report,
         outbox: &Outbox,
+        shadow: &Shadow,
     ) -> Self {
         Self {
             data: frame.data.clone(),
@@ -65,6 +68,7 @@ impl Relaying {
             started: frame.started,
             status: watch::Sender::default(),
             revision: report.revision.clone(),
+            shadow: shadow.clone(),
         }
     }
 
@@ -144,7 +148,12 @@ impl Relaying {
 
     fn metrics(&self) -> Box<dyn Fn() -> std::collections::BTreeMap<String, f64> + Send + Sync> {
         let (state, numbers, started) = (self.state.clone(), self.numbers(), self.started);
-        Box::new(move || metrics::values(&state.borrow(), uptime_s(started), &numbers()))
+        let shadow = self.shadow.clone();
+        Box::new(move || {
+            let mut values = metrics::values(&state.borrow(), uptime_s(started), &numbers());
+            values.extend(shadow.metrics());
+            values
+        })
     }
 
     /// Feeds a running relay until the device or its broker changes (false) or the agent stops (true).

@@ -4,7 +4,9 @@ use super::members::as_status;
 use super::{Frame, STUCK, routes};
 use crate::clock::wall;
 use crate::identity::Identity;
+use crate::orders::intake::Intake;
 use crate::orders::ledger::Ledger;
+use crate::orders::reconcile::Reconcile;
 use crate::orders::run::Events;
 use crate::page::api;
 use crate::routing::{Ask, Routing};
@@ -32,12 +34,13 @@ impl Frame {
         &mut self,
         identity: &Identity,
         routing: &Routing,
-        ledger: &Ledger,
-        events: &Events,
+        intake: &Intake,
+        reconcile: &Reconcile,
     ) -> Report {
+        let (ledger, events) = (&intake.ledger, &intake.events);
         let revision = watch::Sender::new(0);
-        let collect = collect(self.epoch, identity, routing, ledger, revision.subscribe());
-        let ticks = self.ticks(identity, ledger, revision.subscribe());
+        let collect = collect(self.epoch, identity, routing, (ledger, reconcile), revision.subscribe());
+        let ticks = self.ticks(identity, (ledger, reconcile), revision.subscribe());
         let changes = vec![routing.changed(), ticks];
         let reporter = Reporter { board: self.board.clone(), collect: Arc::clone(&collect), changes };
         let publish = watch::Sender::new(Arc::new(reporter.state().await));
@@ -56,18 +59,20 @@ impl Frame {
     fn ticks(
         &mut self,
         identity: &Identity,
-        ledger: &Ledger,
+        (ledger, reconcile): (&Ledger, &Reconcile),
         mut revision: watch::Receiver<u64>,
     ) -> watch::Receiver<u64> {
         let ticks = watch::Sender::new(0_u64);
         let reader = ticks.subscribe();
         let (mut backlog, mut who, mut stopped) = (ledger.backlog(), identity.watch(), self.stop.subscribe());
+        let mut compared = reconcile.watch();
         self.tasks.spawn(async move {
             loop {
                 tokio::select! {
                     Ok(()) = backlog.changed() => {}
                     Ok(()) = who.changed() => {}
                     Ok(()) = revision.changed() => {}
+                    Ok(()) = compared.changed() => {}
                     () = stop::asked(&mut stopped) => return,
                     else => return,
                 }
@@ -108,14 +113,15 @@ fn collect(
     epoch: u64,
     identity: &Identity,
     routing: &Routing,
-    ledger: &Ledger,
+    (ledger, reconcile): (&Ledger, &Reconcile),
     revision: watch::Receiver<u64>,
 ) -> Collect {
     let started_at = wall();
     let (identity, routing, ledger) = (identity.clone(), routing.clone(), ledger.clone());
+    let reconcile = reconcile.clone();
     Arc::new(move || {
         let (identity, routing, ledger) = (identity.clone(), routing.clone(), ledger.clone());
-        let config_revision = *revision.borrow();
+        let (config_revision, reconcile) = (*revision.borrow(), reconcile.states());
         Box::pin(async move {
             let snapshot = routing.snapshot();
             DeviceState {
@@ -133,6 +139,7 @@ fn collect(
                 devices: Vec::new(),
                 update: None,
                 overrides: Vec::new(),
+                reconcile: reconcile.to_vec(),
             }
         })
     })

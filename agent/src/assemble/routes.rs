@@ -4,9 +4,14 @@ use crate::net::explain;
 use crate::orders::dispatcher::{Route, RouteQuery};
 use crate::orders::origin::Way;
 use crate::orders::outcome::BatchOutcome;
+use crate::orders::recovery::Probe;
 use crate::orders::run::Routes;
+use crate::orders::shadow;
 use crate::routing::{Ask, Outcome, RouteError, Routing};
+use futures_util::future::{BoxFuture, FutureExt, ready};
+use samovar_wire::status::Health;
 use samovar_wire::{OriginId, ServiceName};
+use std::sync::Arc;
 use tokio::sync::watch;
 
 /// The service that orders go to.
@@ -33,6 +38,14 @@ impl RoutesOfOrders {
     }
 }
 
+/// The shadow rules of the table in force, for orders.
+pub(super) fn shadow_rules(routing: &Routing) -> shadow::Rules {
+    let routing = routing.clone();
+    Arc::new(move || {
+        routing.table().map(|in_force| shadow::rules(&in_force.table, ORDERS)).unwrap_or_default()
+    })
+}
+
 impl Routes for RoutesOfOrders {
     fn route(&self, query: RouteQuery<'_>) -> Route {
         match self.decide(query) {
@@ -45,10 +58,13 @@ impl Routes for RoutesOfOrders {
     fn way(&self, query: RouteQuery<'_>) -> Result<Way, String> {
         let decision = self.decide(query).map_err(|error| error.to_string())?;
         let client = self.routing.client(&decision).map_err(|error| explain(&error))?;
-        Ok(Way { client, base_url: decision.base_url })
+        Ok(Way { origin: decision.origin, client, base_url: decision.base_url })
     }
 
     fn report(&self, origin: &OriginId, outcome: &BatchOutcome) {
+        if let BatchOutcome::Partly { others, .. } = outcome {
+            return self.report(origin, others);
+        }
         let outcome = match outcome {
             BatchOutcome::Unreachable(why) => Outcome::Failed(why.clone()),
             // Too many requests is an answer; a server error is a failure.
@@ -59,6 +75,27 @@ impl Routes for RoutesOfOrders {
             _ => Outcome::Answered,
         };
         self.routing.report(origin, outcome);
+    }
+
+    fn look_for(&self, query: RouteQuery<'_>, probe: Probe) -> BoxFuture<'static, bool> {
+        let Ok(decision) = self.decide(query) else { return ready(false).boxed() };
+        let routing = self.routing.clone();
+        async move {
+            match probe {
+                Probe::Knock => routing.knock(&decision).await,
+                Probe::Greet => routing.greet(decision).await,
+            }
+        }
+        .boxed()
+    }
+
+    fn is_up(&self, origin: &OriginId) -> Option<bool> {
+        let origins = self.routing.snapshot().origins;
+        match origins.iter().find(|known| known.origin == *origin)?.health {
+            Health::Up => Some(true),
+            Health::Down => Some(false),
+            Health::Unknown => None,
+        }
     }
 
     fn table_version(&self) -> Option<u64> {

@@ -58,6 +58,24 @@ enum OrdersCommand {
         #[command(flatten)]
         ask: AskArgs,
     },
+    /// Free an order from the origin that may have it already: it may arrive twice
+    Release {
+        /// Id or order number
+        order: String,
+        /// Why; kept in the audit log
+        #[arg(long)]
+        reason: String,
+        #[command(flatten)]
+        ask: AskArgs,
+    },
+    /// Compare orders with each origin now, and send again what it lacks
+    Reconcile {
+        /// Everything that is remembered, not only what changed since the last match
+        #[arg(long)]
+        full: bool,
+        #[command(flatten)]
+        ask: AskArgs,
+    },
 }
 
 pub(super) async fn run(args: &OrdersArgs) -> Result<String, AskError> {
@@ -78,6 +96,13 @@ pub(super) async fn run(args: &OrdersArgs) -> Result<String, AskError> {
         }
         OrdersCommand::Discard { order, reason, ask } => {
             (intervene(ask, order, "discard", reason).await?, ask, show_record)
+        }
+        OrdersCommand::Release { order, reason, ask } => {
+            (intervene(ask, order, "release", reason).await?, ask, show_record)
+        }
+        OrdersCommand::Reconcile { full, ask } => {
+            let body = json!({ "full": full });
+            (Agent::find(&ask.data).post("/v1/orders:reconcile", body).await?, ask, show_compared)
         }
     };
     Ok(if ask.json { format!("{answer:#}") } else { show(&answer) })
@@ -118,6 +143,37 @@ fn show_list(page: &Value) -> String {
         let _ = writeln!(out, "more: --after {next}");
     }
     if out.is_empty() { "no orders".into() } else { out }
+}
+
+fn show_compared(outcome: &Value) -> String {
+    let mut out = String::new();
+    for origin in outcome["origins"].as_array().into_iter().flatten() {
+        let number = |field: &str| origin[field].as_u64().unwrap_or(0);
+        let name = text(origin, "/origin");
+        if origin["supported"] == false {
+            let _ = writeln!(out, "{name:<16} does not reconcile: {}", text(origin, "/last_error"));
+            continue;
+        }
+        let _ = writeln!(
+            out,
+            "{name:<16} {} orders compared, {} sent again, {} missing, {} unknown; last match {}",
+            number("orders"),
+            number("resent"),
+            number("missing"),
+            number("unknown"),
+            text(origin, "/matched_at")
+        );
+        if origin["last_error"].is_string() {
+            let _ = writeln!(out, "{:<16} {}", "", text(origin, "/last_error"));
+        }
+    }
+    if out.is_empty() {
+        out.push_str("no origin has settled anything yet\n");
+    }
+    if outcome["done"] == false {
+        out.push_str("it goes on: see `samovar-agent status`\n");
+    }
+    out
 }
 
 fn show_record(record: &Value) -> String {

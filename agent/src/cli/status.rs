@@ -60,6 +60,10 @@ fn show(status: &Value) -> String {
     if let Some(oldest) = status.pointer("/orders/oldest_pending_at").and_then(Value::as_str) {
         let _ = writeln!(out, "           oldest pending since {oldest}");
     }
+    for compared in status["reconcile"].as_array().into_iter().flatten() {
+        let (origin, matched) = (text(compared, "/origin"), text(compared, "/matched_at"));
+        let _ = writeln!(out, "compared   {origin} had every order at {matched}");
+    }
     match status["conditions"].as_array().map(Vec::as_slice) {
         None | Some([]) => out.push_str("all is well\n"),
         Some(conditions) => conditions.iter().for_each(|condition| show_condition(&mut out, condition)),

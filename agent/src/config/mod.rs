@@ -5,11 +5,15 @@
 //! `defaults.toml` beside this module is the reference; a test holds it against the code.
 
 mod sections;
+mod single;
+mod template;
 
 pub use sections::{
-    IdentitySection, LocalApiSection, LogsSection, OrdersSection, OriginSection, OriginTls, RelaySection,
-    RoutingSection,
+    Compression, IdentitySection, LocalApiSection, LogsSection, OrdersSection, OriginMode, OriginSection,
+    OriginTls, RelaySection, RoutingSection,
 };
+pub use single::{Meaning, SingleMethod, SingleSection, Status};
+pub use template::{Field, HeaderTemplate, PathTemplate, TemplateError, header_safe};
 
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};

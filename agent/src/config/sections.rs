@@ -1,5 +1,6 @@
 //! The sections, each with its defaults and the rules its own values must keep.
 
+use super::single::SingleSection;
 use samovar_wire::dsse::TrustedKeys;
 use samovar_wire::ids::DeviceClass;
 use samovar_wire::route::Scheme;
@@ -88,6 +89,34 @@ pub struct OriginSection {
     pub connect_timeout_ms: u64,
     /// Longest time from request to the end of the answer.
     pub request_timeout_ms: u64,
+    /// Orders in batches, or one by one to an API of the origin's own.
+    pub mode: OriginMode,
+    /// With `mode = "single"`: that API.
+    pub single: Option<SingleSection>,
+    /// How batches are compressed.
+    pub compression: Compression,
+}
+
+/// `[origin] mode`
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OriginMode {
+    /// Batches, as the origin contract has them.
+    #[default]
+    Batch,
+    /// One request per order, to an API that the origin has already.
+    Single,
+}
+
+/// `[origin] compression`
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Compression {
+    /// As they are; every origin reads that.
+    #[default]
+    None,
+    /// gzip, until an origin answers that it cannot read it.
+    Gzip,
 }
 
 impl Default for OriginSection {
@@ -98,6 +127,9 @@ impl Default for OriginSection {
             scheme: Scheme::Https,
             connect_timeout_ms: 5_000,
             request_timeout_ms: 15_000,
+            mode: OriginMode::Batch,
+            single: None,
+            compression: Compression::None,
         }
     }
 }
@@ -106,11 +138,29 @@ impl OriginSection {
     pub(super) fn check(&self) -> Result<(), Wrong> {
         within("origin.connect_timeout_ms", self.connect_timeout_ms, 100, 60_000)?;
         within("origin.request_timeout_ms", self.request_timeout_ms, 100, 300_000)?;
+        self.check_single()?;
         match &self.tls {
             Some(tls) if tls.cert.is_some() != tls.key.is_some() => {
                 Err(("origin.tls", "cert and key are given together or not at all".into()))
             }
             _ => Ok(()),
+        }
+    }
+}
+
+impl OriginSection {
+    fn check_single(&self) -> Result<(), Wrong> {
+        match (self.mode, &self.single) {
+            (OriginMode::Single, None) => {
+                Err(("origin.mode", "\"single\" needs a section [origin.single] with a path".into()))
+            }
+            (OriginMode::Single, Some(_)) if self.compression != Compression::None => {
+                Err(("origin.compression", "only batches are compressed".into()))
+            }
+            (_, Some(single)) => single
+                .check(self.scheme == Scheme::Https, !self.token.is_empty())
+                .map_err(|problem| ("origin.single", problem)),
+            (OriginMode::Batch, None) => Ok(()),
         }
     }
 }
@@ -194,9 +244,15 @@ impl Default for LocalApiSection {
 pub struct OrdersSection {
     /// Size of the ledger at which new orders are refused (507).
     pub max_bytes: u64,
+    /// Unsettled orders at which new orders are refused (507).
+    pub max_orders: u64,
+    /// Percent of `max_bytes` that bodies of settled orders may take; beyond it the oldest go before their time.
+    pub settled_share_percent: u8,
+    /// Seal order bodies on the disk with a key of this device.
+    pub encrypt_bodies: bool,
     /// Days for which the key of a settled order is remembered.
     pub key_retention_days: u64,
-    /// Days for which the body of a settled order is kept.
+    /// Days for which the body of a settled order is kept; up to twice as long while its origin has not confirmed it.
     pub body_retention_days: u64,
     /// Most orders sent in one request.
     pub batch_max_orders: u64,
@@ -208,6 +264,9 @@ impl Default for OrdersSection {
     fn default() -> Self {
         Self {
             max_bytes: 512 * 1024 * 1024,
+            max_orders: 200_000,
+            settled_share_percent: 50,
+            encrypt_bodies: true,
             key_retention_days: 180,
             body_retention_days: 14,
             batch_max_orders: 100,
@@ -225,6 +284,8 @@ impl LocalApiSection {
 impl OrdersSection {
     pub(super) fn check(&self) -> Result<(), Wrong> {
         within("orders.max_bytes", self.max_bytes, 1024 * 1024, 1 << 40)?;
+        within("orders.max_orders", self.max_orders, 100, 10_000_000)?;
+        within("orders.settled_share_percent", u64::from(self.settled_share_percent), 1, 90)?;
         within("orders.key_retention_days", self.key_retention_days, 180, 3_650)?;
         within("orders.body_retention_days", self.body_retention_days, 0, 3_650)?;
         within("orders.batch_max_orders", self.batch_max_orders, 1, 500)?;

@@ -31,6 +31,7 @@ fn the_reference_names_every_key() {
         "# trusted_keys =",
         "# tls =",
         "# url =",
+        "# [origin.single]",
     ] {
         assert!(REFERENCE.contains(optional), "{optional}");
     }
@@ -95,4 +96,27 @@ listen = "127.0.0.1:7780"
     let config = load(text, &[]).unwrap();
     assert_eq!(config.identity.device.unwrap().as_str(), "POS-US-0001");
     assert_eq!(config.routing.trusted_keys.len(), 1);
+}
+
+#[test]
+fn the_reference_of_single_mode_is_its_defaults_too() {
+    let block = REFERENCE.split("# [origin.single]").nth(1).unwrap().split("[relay]").next().unwrap();
+    let lines =
+        block.lines().filter_map(|line| line.strip_prefix("# ")).filter(|line| !line.starts_with(' '));
+    let mut shown: SingleSection = toml::from_str(&lines.collect::<Vec<_>>().join("\n")).unwrap();
+    assert_eq!(shown.headers.len(), 1);
+    shown.headers.clear();
+    assert_eq!(shown, toml::from_str("path = \"/api/tickets/{order_no}\"").unwrap());
+}
+
+#[test]
+fn single_mode_without_its_api_or_with_a_wrong_one_is_refused_by_name() {
+    assert!(load("[origin]\nmode = \"single\"\n", &[]).unwrap_err().contains("line 2: origin.mode"));
+    let with = |more: &str| load(&format!("[origin]\nmode = \"single\"\n[origin.single]\n{more}\n"), &[]);
+    assert!(with("method = \"PUT\"").unwrap_err().contains("path"));
+    let error = with("path = \"/api/{ticket}\"").unwrap_err();
+    assert!(error.contains("line 4") && error.contains("{ticket} is not one of"), "{error}");
+    assert!(with("path = \"/api/{order_no}\"\nrejected = [404]").unwrap_err().contains("origin.single"));
+    let config = with("path = \"/api/{order_no}\"").unwrap();
+    assert_eq!(config.origin.mode, OriginMode::Single);
 }

@@ -34,6 +34,8 @@ pub struct ClientSettings {
     pub connect_timeout: Duration,
     /// Longest time from the request to the end of the answer.
     pub request_timeout: Duration,
+    /// Whether origins say their name when they are probed, as the origin contract has it.
+    pub named: bool,
 }
 
 /// No client can be made for a decision, or an address may not be dialled.

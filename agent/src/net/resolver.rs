@@ -90,6 +90,16 @@ impl Resolver {
         choose(looked_up, self.known_good(host), listed)
     }
 
+    /// The addresses of a host that are known without asking anybody.
+    #[must_use]
+    pub fn known(&self, host: &str, listed: &[IpAddr]) -> Vec<IpAddr> {
+        let own = host_as_address(host).or_else(|| self.known_good(host));
+        let mut addresses: Vec<IpAddr> = own.into_iter().collect();
+        addresses.extend(listed.iter().filter(|listed| Some(**listed) != own));
+        addresses.truncate(ADDRESSES_MAX);
+        addresses
+    }
+
     /// Remembers that a good answer came from this address.
     pub fn remember(&self, host: &str, address: IpAddr) {
         let mut known = self.lock();

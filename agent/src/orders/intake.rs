@@ -51,6 +51,7 @@ pub fn routes(intake: Intake) -> Router {
         .route("/v1/orders/{order}", get(show))
         .route("/v1/orders/{order}/retry", post(retry))
         .route("/v1/orders/{order}/discard", post(discard))
+        .route("/v1/orders/{order}/release", post(release))
         .with_state(intake)
 }
 
@@ -424,7 +425,8 @@ async fn retry(
     body: Body,
 ) -> Result<Json<Value>, Failure> {
     let request: InterventionRequest = read_json(body).await?;
-    intake.intervene(&order, Intervention::Retry, request, caller).await
+    let what = if caller.trusted { Intervention::Force } else { Intervention::Retry };
+    intake.intervene(&order, what, request, caller).await
 }
 
 async fn discard(
@@ -433,13 +435,30 @@ async fn discard(
     OrderName(order): OrderName,
     body: Body,
 ) -> Result<Json<Value>, Failure> {
+    let request = accountable(caller, body, "say why the order is given up").await?;
+    intake.intervene(&order, Intervention::Discard, request, caller).await
+}
+
+/// The order may arrive at two origins afterwards, so somebody must answer for it.
+async fn release(
+    Shared(intake): Shared<Intake>,
+    Extension(caller): Extension<Caller>,
+    OrderName(order): OrderName,
+    body: Body,
+) -> Result<Json<Value>, Failure> {
+    let request = accountable(caller, body, "say why the order may be sent to another origin").await?;
+    intake.intervene(&order, Intervention::Release, request, caller).await
+}
+
+/// A request that needs the device's token and a reason.
+async fn accountable(caller: Caller, body: Body, why: &str) -> Result<InterventionRequest, Failure> {
     caller.require_token()?;
     let request: InterventionRequest = read_json(body).await?;
     if request.reason.trim().is_empty() {
-        let detail = "field `reason`: missing: say why the order is given up";
+        let detail = format!("field `reason`: missing: {why}");
         return Err(Failure::new(StatusCode::UNPROCESSABLE_ENTITY, "reason-required", detail));
     }
-    intake.intervene(&order, Intervention::Discard, request, caller).await
+    Ok(request)
 }
 
 impl Intake {

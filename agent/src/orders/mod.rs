@@ -18,7 +18,9 @@
 //! What is in flight lives in memory only: after a crash it is pending again and the origin absorbs the repeat.
 //!
 //! `order` reads the document, `ledger` keeps it, `dispatcher` (pure) decides what goes where and when, `outcome`
-//! (pure) reads an origin's answer, `origin` sends, `run` is the loop between them, `intake` is the local API.
+//! (pure) reads an origin's answer, `origin` sends, `run` is the loop between them, `intake` is the local API, `shadow`
+//! compares a share of the orders with what another origin says of them, `recovery` (pure) notices that an origin is
+//! back, `reconcile` compares afterwards what an origin has with what it settled, and sends again what it lost.
 
 pub mod backoff;
 pub mod conditions;
@@ -28,4 +30,7 @@ pub mod ledger;
 pub mod order;
 pub mod origin;
 pub mod outcome;
+pub mod reconcile;
+pub mod recovery;
 pub mod run;
+pub mod shadow;

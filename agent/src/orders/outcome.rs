@@ -1,7 +1,12 @@
-//! Reads an origin's answer to a batch. Pure; the classes are those of the contract.
+//! Reads an origin's answer to a batch. Pure; the classes are those of the contract. `single` reads the answer to one
+//! order of an origin with an API of its own.
 //!
 //! The rule behind all of them: only the origin itself can settle or refuse an order. A time-out is "unknown", and
 //! whatever a portal, a proxy or a wrong host says settles nothing and quarantines nothing.
+
+mod single;
+
+pub use single::{SingleAnswer, combine, read_single};
 
 use super::backoff::MAX_RETRY_AFTER;
 use samovar_wire::orders::{BatchAnswer, OrderResult, Outcome};
@@ -33,6 +38,13 @@ pub enum BatchOutcome {
     BatchRefused(String),
     /// Whatever answered, it was not the origin.
     NotTheOrigin(String),
+    /// Single mode: some orders were answered one by one, the others met what concerns the origin as a whole.
+    Partly {
+        /// One per order; `None` for those others.
+        verdicts: Vec<Option<OrderVerdict>>,
+        /// What the others met.
+        others: Box<Self>,
+    },
 }
 
 /// What became of one order.
@@ -58,7 +70,7 @@ pub enum OrderVerdict {
 pub struct RawAnswer<'a> {
     /// HTTP status.
     pub status: u16,
-    /// The header `Retry-After`, when it is a number of seconds.
+    /// The header `Retry-After`.
     pub retry_after: Option<Duration>,
     /// The body.
     pub body: &'a [u8],
@@ -73,16 +85,24 @@ pub fn read(answer: &RawAnswer<'_>, batch_id: &str, ids: &[String]) -> BatchOutc
             Ok(parsed) if parsed.batch == batch_id => BatchOutcome::Answered(verdicts(parsed, ids)),
             _ => not_the_origin(answer, "the answer does not name our batch"),
         },
-        401 | 403 => BatchOutcome::IdentityRefused(words(answer)),
         413 => BatchOutcome::TooLarge(words(answer)),
         400 | 422 => BatchOutcome::BatchRefused(words(answer)),
+        _ => of_the_origin(answer),
+    }
+}
+
+/// What every answer means that says nothing about a single order.
+fn of_the_origin(answer: &RawAnswer<'_>) -> BatchOutcome {
+    let status = answer.status;
+    match status {
+        401 | 403 => BatchOutcome::IdentityRefused(words(answer)),
         511 => not_the_origin(answer, "network authentication required"),
         408 | 425 | 429 | 500..=599 => BatchOutcome::Busy {
             failing: status >= 500,
             detail: words(answer),
             retry_after: answer.retry_after.map(|wait| wait.min(MAX_RETRY_AFTER)),
         },
-        _ => not_the_origin(answer, "no origin answers a batch like this"),
+        _ => not_the_origin(answer, "no origin answers an order like this"),
     }
 }
 
@@ -132,7 +152,7 @@ fn verdict(result: OrderResult) -> OrderVerdict {
 }
 
 /// The other side's words: the problem document's detail, or the beginning of whatever it sent.
-fn words(answer: &RawAnswer<'_>) -> String {
+pub(super) fn words(answer: &RawAnswer<'_>) -> String {
     let status = answer.status;
     if let Ok(problem) = serde_json::from_slice::<Problem>(answer.body)
         && !(problem.detail.is_empty() && problem.title.is_empty())

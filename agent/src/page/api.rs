@@ -1,9 +1,12 @@
 //! The reading half of the local API: status, resolve, health and metrics.
 
 use super::home;
-use crate::clock::Mono;
+use crate::clock::{Mono, mono, wall};
 use crate::http::Failure;
+use crate::orders::dispatcher::{Cause, LaneState};
 use crate::orders::ledger::Storage;
+use crate::orders::run::Lanes;
+use crate::orders::shadow::Shadow;
 use crate::routing::{RouteError, Routing};
 use crate::status::metrics;
 use crate::status::report::uptime_s;
@@ -37,6 +40,10 @@ pub struct Api {
     pub started: Mono,
     /// The relay's numbers.
     pub relay: Arc<dyn Fn() -> metrics::Relay + Send + Sync>,
+    /// How orders go to each origin.
+    pub lanes: Lanes,
+    /// Shadow traffic.
+    pub shadow: Shadow,
 }
 
 /// The routes of this module.
@@ -73,12 +80,38 @@ async fn status(State(api): State<Api>) -> Json<Value> {
     if let Value::Object(fields) = &mut document {
         fields.insert("uptime_s".into(), uptime_s(api.started).into());
         fields.insert("conditions".into(), conditions.into());
+        fields.insert("lanes".into(), lanes(&api.lanes).into());
         fields.insert(
             "relay".into(),
             json!({ "connected": relay.connected, "outbox_events": relay.outbox_events }),
         );
+        fields.insert("shadow".into(), json!(api.shadow.report()));
     }
     Json(document)
+}
+
+/// Each origin's breaker, since when it is so, and when it is tried again.
+fn lanes(lanes: &Lanes) -> Vec<Value> {
+    let now = mono();
+    let millis = |duration: std::time::Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    let why = |cause| match cause {
+        Cause::NoAnswer => "no-answer",
+        Cause::Busy => "busy",
+        Cause::Identity => "identity",
+    };
+    let lane = |(origin, state, since): (samovar_wire::OriginId, LaneState, Mono)| {
+        let age = i64::try_from(millis(now.after(since))).unwrap_or(i64::MAX);
+        let since = samovar_wire::Timestamp::from_millis(wall().millis().saturating_sub(age));
+        match state {
+            LaneState::Closed => json!({ "origin": origin, "state": "closed", "since": since }),
+            LaneState::Open { until, cause } => json!({ "origin": origin, "state": "open", "since": since,
+                "why": why(cause), "next_try_in_ms": millis(until.after(now)) }),
+            LaneState::HalfOpen { cause } => {
+                json!({ "origin": origin, "state": "half-open", "since": since, "why": why(cause) })
+            }
+        }
+    };
+    lanes.get().into_iter().map(lane).collect()
 }
 
 /// A condition with its words, so that whoever shows it needs no catalogue of its own.
@@ -143,7 +176,8 @@ async fn readyz(State(api): State<Api>) -> Result<Json<Value>, Failure> {
 
 async fn prometheus(State(api): State<Api>) -> Response {
     let state = (api.state)().await;
-    let values = metrics::values(&state, uptime_s(api.started), &(api.relay)());
+    let mut values = metrics::values(&state, uptime_s(api.started), &(api.relay)());
+    values.extend(api.shadow.metrics());
     ([(http::header::CONTENT_TYPE, "text/plain; version=0.0.4")], metrics::exposition(&values))
         .into_response()
 }

@@ -11,7 +11,11 @@ mod tests {
     /// The router of the whole agent is put together from these; every described operation must be in one of them.
     #[test]
     fn every_described_operation_is_served() {
-        let served = concat!(include_str!("api.rs"), include_str!("../orders/intake.rs"));
+        let served = concat!(
+            include_str!("api.rs"),
+            include_str!("../orders/intake.rs"),
+            include_str!("../orders/reconcile/api.rs")
+        );
         for (method, path) in openapi::operations() {
             let route = served.lines().find(|line| line.contains(&format!(".route(\"{path}\"")));
             let route = route.unwrap_or_else(|| panic!("{path} is described, but not served"));

@@ -90,6 +90,40 @@ const OPERATIONS: &[Operation] = &[
         ..READ
     },
     Operation {
+        method: "post",
+        path: "/v1/orders/{order}/release",
+        summary: "Free a bound order for another origin: it may arrive twice; kept in the audit log",
+        body: Some("{ reason, by? }"),
+        answers: &[
+            ("200", "the record"),
+            ("401", "no token"),
+            ("409", "it is not bound, or its state does not allow it"),
+            ("422", "no reason"),
+        ],
+        token: true,
+        ..READ
+    },
+    Operation {
+        path: "/v1/orders:reconcile",
+        summary: "What comparing orders with each origin came to",
+        answers: &[("200", "origins")],
+        ..READ
+    },
+    Operation {
+        method: "post",
+        path: "/v1/orders:reconcile",
+        summary: "Compare orders with each origin now, and send again what it lacks",
+        body: Some("{ full? }: everything that is remembered, not only what changed since the last match"),
+        answers: &[
+            ("200", "done, origins"),
+            ("202", "it goes on"),
+            ("401", "no token"),
+            ("503", "too many have asked"),
+        ],
+        token: true,
+        ..READ
+    },
+    Operation {
         path: "/v1/resolve",
         summary: "Where a service is now, and why",
         query: &[

@@ -1,8 +1,9 @@
 //! What the other flows hold of routing: questions are answered from the last published view, without waiting;
 //! reports and tables go to the loop.
 
-use super::health::Outcome;
+use super::health::{Outcome, Probed};
 use super::keeper::{TableRefused, Taken};
+use super::probe;
 use super::view::{Ask, InForce, RouteError, View};
 use crate::clock::trusted_wall;
 use crate::net::{Clients, NetError};
@@ -19,6 +20,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 /// Longest wait for the loop to judge a table.
 const OFFER_LIMIT: Duration = Duration::from_secs(10);
+/// Longest wait for an origin to say that it is healthy.
+const GREET_LIMIT: Duration = Duration::from_secs(4);
 /// Longest wait for names in [`Routing::resolve`]: it answers local software that waits.
 const RESOLVE_LIMIT: Duration = Duration::from_millis(800);
 
@@ -121,6 +124,18 @@ impl Routing {
         self.clients.client(decision)
     }
 
+    /// Whether the way of a decision takes a connection now: one packet, no more.
+    pub async fn knock(&self, decision: &Decision) -> bool {
+        probe::knock(&self.clients, decision).await
+    }
+
+    /// Whether the origin of a decision answers its health probe now.
+    pub async fn greet(&self, decision: Decision) -> bool {
+        let probing = probe::probe(self.clients.clone(), decision);
+        let found = tokio::time::timeout(GREET_LIMIT, probing).await;
+        found.is_ok_and(|found| found.probed == Probed::Sent(Outcome::Answered))
+    }
+
     /// Tells how an origin behaved. Never waits: when the loop is behind, this report is dropped, and the probes and
     /// the next reports say the same.
     pub fn report(&self, origin: &OriginId, outcome: Outcome) {
@@ -148,6 +163,12 @@ impl Routing {
     #[must_use]
     pub fn changed(&self) -> watch::Receiver<u64> {
         self.changed.clone()
+    }
+
+    /// The table in force.
+    #[must_use]
+    pub fn table(&self) -> Option<Arc<InForce>> {
+        self.view.borrow().in_force.clone()
     }
 
     /// What status and API show.

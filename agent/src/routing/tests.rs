@@ -127,6 +127,7 @@ impl Device {
                 scheme: Scheme::Http,
                 connect_timeout: Duration::from_secs(1),
                 request_timeout: Duration::from_secs(2),
+                named: true,
             },
             board: board.clone(),
             settings: quick(),

@@ -5,7 +5,7 @@ use super::view::{Ask, View};
 use samovar_wire::conditions::Condition;
 use samovar_wire::route::Scheme;
 use samovar_wire::status::{Health, Line};
-use samovar_wire::{OriginId, Timestamp};
+use samovar_wire::{Country, OriginId, Timestamp};
 
 /// Each condition with its detail when it holds.
 pub(super) fn conditions(
@@ -34,16 +34,17 @@ fn unreachable(view: &View, scheme: Scheme, now: Option<Timestamp>) -> Option<St
     if view.line == Line::Down {
         return None;
     }
-    let services = &in_force.table.countries.get(country)?.services;
+    let routes = in_force.table.countries.get(country)?;
     let mut told: Vec<String> = Vec::new();
-    for service in services.keys() {
+    for (service, settings) in &routes.services {
         let Ok(decision) = view.choose(&Ask::service(service), scheme, now) else { continue };
         let Some(own) = decision.candidates.first() else { continue };
         let Some((name, seen)) = view.origins.get_key_value(&own.origin) else { continue };
         if seen.shown == Health::Down {
             let error = last_error((name, seen)).unwrap_or_else(|| name.to_string());
             let instead = if decision.origin == own.origin {
-                String::new()
+                let allowed = settings.residency.as_deref().unwrap_or(&routes.residency);
+                not_allowed(view, country, allowed).unwrap_or_default()
             } else {
                 format!(" ({} serves instead)", decision.origin)
             };
@@ -54,6 +55,22 @@ fn unreachable(view: &View, scheme: Scheme, now: Option<Timestamp>) -> Option<St
     (!told.is_empty()).then(|| told.join("; "))
 }
 
+/// Why nobody serves instead, when others answer that may not.
+fn not_allowed(view: &View, country: &Country, allowed: &[OriginId]) -> Option<String> {
+    let names =
+        |origins: Vec<&OriginId>| origins.into_iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    let others = view.origins.iter().filter(|(origin, seen)| {
+        seen.shown == Health::Up && seen.routing == Health::Up && !allowed.contains(origin)
+    });
+    let others: Vec<_> = others.map(|(origin, _)| origin).collect();
+    (!others.is_empty()).then(|| {
+        let (others, allowed) = (names(others), names(allowed.iter().collect()));
+        format!(
+            " (orders wait: {others} could take them, but the residency of {country} allows only {allowed})"
+        )
+    })
+}
+
 fn impostor(view: &View) -> Option<String> {
     let told: Vec<_> = view.origins.values().filter_map(|seen| seen.impostor.clone()).collect();
     (!told.is_empty()).then(|| told.join("; "))
@@ -61,4 +78,37 @@ fn impostor(view: &View) -> Option<String> {
 
 fn last_error((origin, seen): (&OriginId, &Seen)) -> Option<String> {
     seen.last_error.as_ref().map(|error| format!("{origin}: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::routing::world::{table, view};
+    use serde_json::json;
+
+    fn why(residency: &[&str]) -> Option<String> {
+        let mut document = table(1, &[("a", "127.0.0.1", 1), ("b", "127.0.0.1", 1)]);
+        document["countries"]["US"]["residency"] = json!(residency);
+        let mut view = view(document);
+        let seen = |health, error: Option<&str>| Seen {
+            routing: health,
+            shown: health,
+            last_error: error.map(ToOwned::to_owned),
+            impostor: None,
+        };
+        view.origins = [
+            ("a".parse().unwrap(), seen(Health::Down, Some("refused"))),
+            ("b".parse().unwrap(), seen(Health::Up, None)),
+        ]
+        .into();
+        unreachable(&view, Scheme::Http, None)
+    }
+
+    #[test]
+    fn an_origin_that_answers_and_may_not_take_the_orders_is_named_with_the_rule() {
+        let told =
+            "a: refused (orders wait: b could take them, but the residency of US allows only a)".to_owned();
+        assert_eq!(why(&["a"]), Some(told));
+        assert_eq!(why(&["a", "b"]).as_deref(), Some("a: refused (b serves instead)"));
+    }
 }

@@ -20,7 +20,7 @@ use crate::clock;
 use crate::db::DatabaseError;
 use crate::db::entity::{certificate, device};
 use crate::metrics::count;
-use crate::orders::handlers::refuse_revoked;
+use crate::orders::who::refuse_revoked;
 use crate::pki::PeerCertificate;
 use crate::pki::csr::Request;
 use crate::problem::Failure;

@@ -19,6 +19,7 @@ use crate::app::App;
 use crate::auth::{Operator, Role};
 use crate::db::entity::{certificate, device, store};
 use crate::ingest::live::{self, Detailed, Live};
+use crate::orders::compared::{self, Compared};
 use crate::problem::Failure;
 use crate::{audit, clock};
 
@@ -38,6 +39,8 @@ pub(super) struct DeviceView {
     activated_at: String,
     /// When its latest certificate ends; null without a valid one.
     certificate_ends_at: Option<String>,
+    /// When its ledger and the orders recorded here last matched; null when they never did.
+    last_match_at: Option<String>,
     #[serde(flatten)]
     live: Live,
 }
@@ -50,6 +53,8 @@ struct DeviceDetail {
     /// What it reported last, as it was sent; null before the first report.
     #[schema(value_type = Object)]
     state: serde_json::Value,
+    /// The last comparison of its ledger with the orders recorded here; null before the first.
+    reconcile: Option<Compared>,
 }
 
 /// Devices, by identifier.
@@ -168,19 +173,23 @@ async fn views(app: &App, rows: Vec<device::Model>) -> Result<Vec<DeviceDetail>,
         .all(app.database.read())
         .await?;
     let ends: HashMap<String, i64> = ends.into_iter().collect();
+    let names: Vec<&str> = rows.iter().map(|row| row.id.as_str()).collect();
+    let mut compared = compared::of(&app.database, &names).await?;
     let mut view = |row: device::Model| {
         let Detailed { live, state } = live.remove(&row.id).unwrap_or_default();
+        let reconcile = compared.remove(&row.id);
         let device = DeviceView {
             live,
             country: countries.get(&row.store).cloned(),
             certificate_ends_at: ends.get(&row.id).map(|end| Timestamp::from_millis(*end).to_string()),
             hardware: row.hardware.and_then(|text| serde_json::from_str(&text).ok()),
             activated_at: Timestamp::from_millis(row.activated_at).to_string(),
+            last_match_at: reconcile.as_ref().and_then(|compared| compared.last_match_at.clone()),
             id: row.id,
             store: row.store,
             class: row.class,
         };
-        DeviceDetail { device, state }
+        DeviceDetail { device, state, reconcile }
     };
     Ok(rows.into_iter().map(&mut view).collect())
 }

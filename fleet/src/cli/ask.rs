@@ -222,6 +222,7 @@ pub(super) async fn run(ask: Ask) -> Result<()> {
                 "origin.origin",
                 "orders.pending",
                 "orders.quarantined",
+                "last_match_at",
                 "version",
                 "certificate_ends_at",
             ][..];

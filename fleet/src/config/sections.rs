@@ -213,6 +213,12 @@ pub struct Intake {
     pub in_flight: usize,
     /// Batches of one device at once; more are answered 429.
     pub in_flight_per_device: usize,
+    /// Orders of one device in a second, after ten seconds' worth at once; more are answered 429.
+    pub device_orders_per_s: u32,
+    /// Batches of one device in a second, after ten seconds' worth at once; more are answered 429.
+    pub device_requests_per_s: u32,
+    /// Comparisons of one device in a minute; more are answered 429.
+    pub device_reconciles_per_min: u32,
     /// Bodies are forgotten after this many days; 0 = never.
     pub keep_bodies_days: u32,
     /// Keys are forgotten after this many days (the contract asks for 180 or more).
@@ -229,6 +235,9 @@ impl Default for Intake {
             memory_bytes: 256 * 1024 * 1024,
             in_flight: 64,
             in_flight_per_device: 64,
+            device_orders_per_s: 10_000,
+            device_requests_per_s: 200,
+            device_reconciles_per_min: 60,
             keep_bodies_days: 0,
             keep_keys_days: 400,
         }
@@ -250,6 +259,9 @@ impl Intake {
             || self.max_orders == 0
             || self.in_flight == 0
             || self.in_flight_per_device == 0
+            || self.device_orders_per_s == 0
+            || self.device_requests_per_s == 0
+            || self.device_reconciles_per_min == 0
         {
             return Err(value("intake", "limits must be greater than 0"));
         }

@@ -21,6 +21,7 @@ use crate::db::DatabaseError;
 use crate::db::entity::{certificate, device, order, store};
 use crate::ingest::entity::{device_event, device_status};
 use crate::ingest::live::{self, Detailed};
+use crate::orders::compared;
 use crate::problem::Failure;
 use crate::routes::published;
 
@@ -195,6 +196,7 @@ pub(super) async fn device(
         live::of(&app.database, [(id.as_str(), found.activated_at)]).await?.remove(&id).unwrap_or_default();
     let in_force = published::in_force(&app.database).await?.map(|row| row.version);
     let certificate = certificate_end(&app, &id).await?;
+    let compared = compared::of(&app.database, &[&id]).await?.remove(&id);
     let filter = order::Column::Device.eq(&id);
     let template = DevicePage {
         shell: visitor.shell(format!("?device={}", encoded(&id))),
@@ -203,7 +205,7 @@ pub(super) async fn device(
         recorded: order::Entity::find().filter(filter.clone()).count(app.database.read()).await?,
         conditions: lens.conditions(&detail.live),
         heard: !detail.state.is_null(),
-        facts: lens.facts(&detail, in_force, certificate),
+        facts: lens.facts(&detail, in_force, certificate, compared.as_ref()),
         origins: lens.origins(&detail.state),
         orders: latest_orders(&app, filter).await?,
         events: latest_events(&app, &id).await?,

@@ -7,6 +7,7 @@ use super::words::{Language, Words};
 use crate::db::entity::{device, order};
 use crate::ingest::entity::device_event;
 use crate::ingest::live::{Detailed, Live};
+use crate::orders::compared::Compared;
 
 /// One device in a list.
 pub(super) struct DeviceRow {
@@ -199,6 +200,7 @@ impl Lens {
         found: &Detailed,
         in_force: Option<i64>,
         certificate: Option<i64>,
+        compared: Option<&Compared>,
     ) -> Vec<Fact> {
         let (words, live) = (self.words(), &found.live);
         let line = match live.line.as_str() {
@@ -225,10 +227,29 @@ impl Lens {
                 "",
             ),
             (words.last_seen, or_dash(Some(&self.ago(live.last_seen.as_deref()))), ""),
+            self.last_match(compared),
             (words.certificate_ends, or_dash(certificate.as_deref().map(minute).as_deref()), ""),
         ]
         .map(|(name, value, kind)| Fact { name, value, kind })
         .into()
+    }
+}
+
+impl Lens {
+    /// When ledger and intake last agreed, and by how much they differ now.
+    fn last_match(self, compared: Option<&Compared>) -> Shown {
+        let words = self.words();
+        let Some(compared) = compared else { return (words.last_match, words.never_compared.to_owned(), "") };
+        let matched = or_dash(Some(&self.ago(compared.last_match_at.as_deref())));
+        if compared.differing == 0 {
+            return (words.last_match, matched, "good");
+        }
+        let found = words.differs.replacen("{}", &compared.missing.to_string(), 1).replacen(
+            "{}",
+            &compared.unknown.to_string(),
+            1,
+        );
+        (words.last_match, format!("{matched} · {}: {found}", self.ago(Some(&compared.last_at))), "warning")
     }
 }
 
@@ -333,6 +354,29 @@ mod tests {
             lens.orders(&live, &["pending", "settled"]).into_iter().map(|c| c.number).collect();
         assert_eq!(numbers, ["–", "3"]);
         assert!(lens.origins(&json!({ "origins": "none" })).is_empty());
+    }
+
+    #[test]
+    fn a_ledger_that_differs_stands_out_and_says_by_how_much() {
+        let mut compared = Compared {
+            ledger: "l".into(),
+            last_at: Timestamp::from_millis(999_940_000).to_string(),
+            last_match_at: Some(Timestamp::from_millis(996_400_000).to_string()),
+            ranges: 3,
+            differing: 0,
+            missing: 0,
+            unknown: 0,
+        };
+        let (en, zh) = (lens(Language::English), lens(Language::Chinese));
+        assert_eq!(en.last_match(None), ("Last match of orders", "never compared".to_owned(), ""));
+        assert_eq!(en.last_match(Some(&compared)).1, "1 h ago");
+        (compared.differing, compared.missing, compared.unknown) = (1, 2, 3);
+        assert_eq!(
+            en.last_match(Some(&compared)).1,
+            "1 h ago · 1 min ago: 2 missing here, 3 unknown to the device"
+        );
+        assert_eq!(zh.last_match(Some(&compared)).1, "1 小时前 · 1 分钟前: 本站缺 2 单，设备缺 3 单");
+        assert_eq!(en.last_match(Some(&compared)).2, "warning");
     }
 
     #[test]

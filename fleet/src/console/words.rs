@@ -88,6 +88,9 @@ words! {
     applied: "applied", "已应用";
     last_seen: "Last heard of", "最近通信";
     certificate_ends: "Certificate ends", "证书到期";
+    last_match: "Last match of orders", "上次对账一致";
+    never_compared: "never compared", "尚未对账";
+    differs: "{} missing here, {} unknown to the device", "本站缺 {} 单，设备缺 {} 单";
     run: "Run", "运行次数";
     started: "Started", "启动于";
     origins: "Origins as seen from here", "本机所见源站";

@@ -15,7 +15,7 @@ pub(super) struct Migrator;
 impl MigratorTrait for Migrator {
     fn migrations() -> Vec<Box<dyn MigrationTrait>> {
         use crate::ingest::schema::{M0002Devices, M0003Held};
-        vec![Box::new(M0001Start), Box::new(M0002Devices), Box::new(M0003Held)]
+        vec![Box::new(M0001Start), Box::new(M0002Devices), Box::new(M0003Held), Box::new(M0004Reconcile)]
     }
 }
 
@@ -65,6 +65,36 @@ impl MigrationTrait for M0001Start {
             manager.create_index(index).await?;
         }
         Ok(())
+    }
+}
+
+/// What a comparison of a ledger reads, and what came of it.
+struct M0004Reconcile;
+
+impl MigrationName for M0004Reconcile {
+    fn name(&self) -> &'static str {
+        "m0004_reconcile"
+    }
+}
+
+#[async_trait::async_trait]
+impl MigrationTrait for M0004Reconcile {
+    async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+        let reconciliations = table("reconciliations")
+            .col(string("device"))
+            .col(string("ledger"))
+            .col(big_integer("last_at"))
+            .col(big_integer_null("last_match_at"))
+            .col(big_integer("ranges"))
+            .col(big_integer("differing"))
+            .col(big_integer("missing"))
+            .col(big_integer("unknown"))
+            .primary_key(Index::create().col("device").col("ledger"))
+            .take();
+        manager.create_table(reconciliations).await?;
+        let mut places = Index::create();
+        places.name("orders_place").table("orders").col("device").col("ledger").col("seq");
+        manager.create_index(places).await
     }
 }
 

@@ -17,6 +17,7 @@
 //! | outbox to the broker | 20,000 messages | acknowledgements are dropped (devices ask again), desired states wait |
 //! | deliveries from the broker | 4,000 messages | the connection is dropped; the broker delivers again |
 //! | devices to compare | 10,000 names | dropped; the next birth or table finds them |
+//! | orders in need of the database | – | batches are larger and rarer, and of states and metrics only the last value of each device is stored |
 //! | changes to listeners | 1,024 | a slow listener is told to read everything again |
 
 pub mod client;
@@ -30,11 +31,13 @@ pub mod message;
 mod rows;
 mod run;
 pub mod schema;
+mod shed;
 #[cfg(test)]
 mod tests;
 pub mod url;
 
 use crate::db::Database;
+use crate::overload::Overload;
 use client::{Link, LinkConfig, LinkError, LinkTasks};
 use desired::DesiredConfig;
 use samovar_wire::DeviceId;
@@ -62,6 +65,8 @@ pub struct IngestConfig {
     pub tls: Option<Arc<rustls::ClientConfig>>,
     /// Desired states.
     pub desired: DesiredConfig,
+    /// How the orders are doing.
+    pub overload: Overload,
 }
 
 /// Something about a device that people see has changed.
@@ -144,6 +149,7 @@ impl Ingest {
             counters: Arc::clone(&ingest.counters),
             to_check,
             acks: AtomicU64::new(1),
+            overload: config.overload,
         };
         let desiring = run::Desiring {
             config: config.desired,

@@ -4,9 +4,11 @@ use super::client::{Delivery, Link};
 use super::desired::{self, Content, DesiredConfig};
 use super::keep::{self, Outcome, Todo};
 use super::message::{self, Body, Message, Refused};
-use super::{Change, Counters};
+use super::{Change, Counters, shed};
 use crate::clock;
 use crate::db::Database;
+use crate::overload::Overload;
+use crate::overload::admission::Class;
 use samovar_wire::mqtt::{Ack, Channel, Envelope, Topic};
 use samovar_wire::{DeviceId, Timestamp};
 use std::collections::BTreeSet;
@@ -21,6 +23,9 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout_at};
 const BATCH_ROWS: usize = 500;
 /// … or is this old.
 const BATCH_AGE: Duration = Duration::from_millis(50);
+/// The same when orders need the database: as many messages as the broker sends before it waits for us, once a second.
+const LOADED_ROWS: usize = 1000;
+const LOADED_AGE: Duration = Duration::from_secs(1);
 /// How often silence is looked for.
 const SWEEP: Duration = Duration::from_secs(15);
 /// How often old events are deleted, and how old they get.
@@ -42,6 +47,7 @@ pub(super) struct Storing {
     pub(super) counters: Arc<Counters>,
     pub(super) to_check: Sender<DeviceId>,
     pub(super) acks: AtomicU64,
+    pub(super) overload: Overload,
 }
 
 impl Storing {
@@ -65,7 +71,9 @@ impl Storing {
     }
 
     async fn batch(&self, first: Delivery, deliveries: &mut Receiver<Delivery>) {
-        let until = Instant::now() + BATCH_AGE;
+        let calm = self.overload.admits(Class::Status);
+        let (most, age) = if calm { (BATCH_ROWS, BATCH_AGE) } else { (LOADED_ROWS, LOADED_AGE) };
+        let until = Instant::now() + age;
         let (mut taken, mut messages, mut rows) = (Vec::new(), Vec::new(), 0);
         let mut next = Some(first);
         while let Some(delivery) = next {
@@ -74,11 +82,10 @@ impl Storing {
                 messages.push(message);
             }
             taken.push(delivery);
-            next = if rows < BATCH_ROWS {
-                timeout_at(until, deliveries.recv()).await.ok().flatten()
-            } else {
-                None
-            };
+            next = if rows < most { timeout_at(until, deliveries.recv()).await.ok().flatten() } else { None };
+        }
+        if !calm {
+            self.overload.refused(Class::Status, shed::replaced(&mut messages));
         }
         self.store(&messages).await;
         for delivery in taken {

@@ -29,6 +29,7 @@ use tokio::time::{Instant, sleep};
 
 use guarded::{
     a_revoked_device_is_not_listened_to_and_told_nothing, events_that_overtake_each_other_are_all_stored,
+    when_orders_need_the_database_only_last_values_and_every_event_are_stored,
 };
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -143,6 +144,7 @@ struct World {
     ingest: Ingest,
     tasks: IngestTasks,
     dir: tempfile::TempDir,
+    overload: Overload,
 }
 
 impl World {
@@ -185,8 +187,9 @@ impl World {
         register(&database, POS, 1).await;
         let key = |name| SigningKey::from_seed(name, &new_seed().unwrap()).unwrap();
         let keys = Arc::new(SigningKeys { routes: key("r1"), commands: vec![(Role::Admin, key("c1"))] });
-        let (ingest, tasks) = Ingest::start(&database, config(&broker, &keys)).unwrap();
-        let world = Self { broker, database, keys, ingest, tasks, dir };
+        let overload = Overload::new(2);
+        let (ingest, tasks) = Ingest::start(&database, config(&broker, &keys, &overload)).unwrap();
+        let world = Self { broker, database, keys, ingest, tasks, dir, overload };
         until("the fleet to be connected", async || world.ingest.is_connected()).await;
         world
     }
@@ -227,11 +230,12 @@ impl World {
     }
 }
 
-fn config(broker: &Broker, keys: &Arc<SigningKeys>) -> IngestConfig {
+fn config(broker: &Broker, keys: &Arc<SigningKeys>, overload: &Overload) -> IngestConfig {
     IngestConfig {
         url: broker.fleet_url(),
         client_id: "fleet.ingest-test".to_owned(),
         tls: None,
+        overload: overload.clone(),
         desired: DesiredConfig {
             environment: "prod".to_owned(),
             keys: Arc::clone(keys),
@@ -423,6 +427,7 @@ stories! {
     a_device_activated_anew_starts_from_nothing,
     events_that_overtake_each_other_are_all_stored,
     a_revoked_device_is_not_listened_to_and_told_nothing,
+    when_orders_need_the_database_only_last_values_and_every_event_are_stored,
 }
 
 async fn what_a_device_says_is_stored_and_acknowledged(world: World) {

@@ -18,6 +18,7 @@ use crate::ingest::client::LinkError;
 use crate::ingest::desired::DesiredConfig;
 use crate::ingest::url::{BrokerUrl, InvalidBrokerUrl};
 use crate::ingest::{Ingest, IngestConfig, IngestTasks};
+use crate::overload::Overload;
 use crate::pki::Authority;
 use crate::pki::authority::PkiError;
 use crate::pki::secrets::SigningKeys;
@@ -99,6 +100,8 @@ pub struct Needs<'a> {
     pub authority: &'a Authority,
     /// The server's HTTPS as devices see it, such as `https://fleet.example:7743`.
     pub https: String,
+    /// How the orders are doing: what devices say of themselves comes after them.
+    pub overload: &'a Overload,
 }
 
 /// MQTT at work.
@@ -183,6 +186,7 @@ fn ingest_config(
         url,
         client_id: client_id(needs.dir)?,
         tls,
+        overload: needs.overload.clone(),
         desired: DesiredConfig {
             environment: needs.config.server.environment.clone(),
             keys: Arc::clone(needs.keys),

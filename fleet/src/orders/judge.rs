@@ -1,6 +1,6 @@
 //! What is answered for each order: pure.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use samovar_wire::orders::{IncomingOrder, OrderResult, Outcome};
 
@@ -13,6 +13,16 @@ pub(super) struct Stored {
     pub(super) sha256: String,
     /// Which request recorded it.
     pub(super) receipt: String,
+    /// Where the device had it when it named its place last.
+    pub(super) ledger: String,
+    pub(super) seq: u64,
+    pub(super) origin: String,
+}
+
+impl Stored {
+    fn is_at(&self, ledger: &str, seq: u64, origin: &str) -> bool {
+        self.ledger == ledger && self.seq == seq && self.origin == origin
+    }
 }
 
 /// Why an order can never be taken, as code and words; `None` when it can.
@@ -77,6 +87,28 @@ pub(super) fn results(
         .collect()
 }
 
+/// Duplicates that their device now has in another place than before, such as in a new ledger after a damaged one was
+/// salvaged: keys with their new sequence numbers.
+pub(super) fn moved<'a>(
+    orders: &'a [IncomingOrder],
+    results: &[OrderResult],
+    stored: &HashMap<String, Stored>,
+    (ledger, origin): (&str, &str),
+    receipt: &str,
+) -> BTreeMap<&'a str, u64> {
+    let mut moved = BTreeMap::new();
+    // Who names no ledger names no place.
+    let results = results.iter().filter(|_| !ledger.is_empty());
+    for (order, result) in orders.iter().zip(results) {
+        let Some(found) = stored.get(&order.key) else { continue };
+        let repeated = result.status == Outcome::Duplicate && found.receipt != receipt;
+        if repeated && !found.is_at(ledger, order.seq, origin) {
+            moved.entry(order.key.as_str()).or_insert(order.seq);
+        }
+    }
+    moved
+}
+
 fn result(order: &IncomingOrder, status: Outcome, code: Option<&str>, detail: Option<String>) -> OrderResult {
     OrderResult { id: order.id.clone(), status, code: code.map(str::to_owned), detail, retry_after_s: None }
 }
@@ -101,7 +133,17 @@ mod tests {
     }
 
     fn stored(order: &IncomingOrder, receipt: &str) -> (String, Stored) {
-        (order.key.clone(), Stored { sha256: order.sha256.clone(), receipt: receipt.into() })
+        (order.key.clone(), row(order, receipt))
+    }
+
+    fn row(order: &IncomingOrder, receipt: &str) -> Stored {
+        Stored {
+            sha256: order.sha256.clone(),
+            receipt: receipt.into(),
+            ledger: "one".into(),
+            seq: order.seq,
+            origin: "here".into(),
+        }
     }
 
     fn statuses(orders: &[IncomingOrder], known: &HashMap<String, Stored>) -> Vec<Outcome> {
@@ -132,6 +174,28 @@ mod tests {
     }
 
     #[test]
+    fn a_duplicate_from_another_place_has_moved_and_nothing_else_has() {
+        let mut orders =
+            [order("1", "a", "{}"), order("2", "b", "{}"), order("3", "c", "{}"), order("4", "d", "{}")];
+        let known = HashMap::from([
+            stored(&orders[0], "theirs"),
+            stored(&orders[1], "theirs"),
+            stored(&order("x", "c", "[]"), "theirs"),
+            stored(&orders[3], "mine"),
+        ]);
+        let results = results(&orders, &known, "mine");
+        let moved_to = |orders: &[IncomingOrder], ledger| -> Vec<(String, u64)> {
+            let moved = moved(orders, &results, &known, (ledger, "here"), "mine");
+            moved.into_iter().map(|(key, seq)| (key.to_owned(), seq)).collect()
+        };
+        assert_eq!(moved_to(&orders, "one"), []);
+        assert_eq!(moved_to(&orders, "two"), [("a".to_owned(), 1), ("b".to_owned(), 1)]);
+        assert_eq!(moved_to(&orders, ""), []);
+        orders[1].seq = 9;
+        assert_eq!(moved_to(&orders, "one"), [("b".to_owned(), 9)]);
+    }
+
+    #[test]
     fn what_can_never_be_stored_is_rejected_with_a_code() {
         let mut wrong = order("1", "a", "{}");
         wrong.sha256 = "0".repeat(64);
@@ -145,8 +209,7 @@ mod tests {
     /// What the database does: each key is recorded by the first who brings it.
     fn insert_if_absent(database: &mut HashMap<String, Stored>, orders: &[IncomingOrder], receipt: &str) {
         for order in orders.iter().filter(|order| refusal(order).is_none()) {
-            let row = Stored { sha256: order.sha256.clone(), receipt: receipt.to_owned() };
-            database.entry(order.key.clone()).or_insert(row);
+            database.entry(order.key.clone()).or_insert(row(order, receipt));
         }
     }
 

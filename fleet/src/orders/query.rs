@@ -69,13 +69,13 @@ struct OrderView {
     device: String,
     /// Its store.
     store: String,
-    /// The ledger it was in.
+    /// The ledger that its device has it in.
     ledger: String,
     /// Its place in that ledger.
     seq: i64,
     /// User data location.
     udl: String,
-    /// The origin that recorded it.
+    /// The origin that answered for it.
     origin: String,
     /// The batch it came in.
     batch: String,

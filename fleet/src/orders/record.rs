@@ -6,9 +6,11 @@ use samovar_wire::orders::{Batch, IncomingOrder, OrderResult, Outcome};
 use samovar_wire::{DeviceId, Timestamp};
 use sea_orm::ActiveValue::{NotSet, Set};
 use sea_orm::sea_query::OnConflict;
-use sea_orm::{ColumnTrait as _, EntityTrait as _, QueryFilter as _, QuerySelect as _};
+use sea_orm::{ColumnTrait as _, ConnectionTrait, EntityTrait as _, QueryFilter as _, QuerySelect as _};
 
 use super::judge::{self, Stored};
+use super::places;
+use super::who::Sender;
 use crate::audit;
 use crate::db::entity::audit::Column as Audit;
 use crate::db::entity::order;
@@ -16,16 +18,6 @@ use crate::db::{Database, DatabaseError, Write};
 
 /// Rows of one statement: well below both databases' limits on parameters.
 const ROWS: usize = 500;
-
-/// Who sent a batch.
-#[derive(Clone, Debug)]
-pub(super) struct Sender {
-    pub(super) device: DeviceId,
-    pub(super) store: String,
-    pub(super) ledger: String,
-    pub(super) udl: String,
-    pub(super) origin: String,
-}
 
 /// Records what can be recorded and says what became of each order. When this returns, it is durable.
 ///
@@ -56,8 +48,11 @@ pub(super) async fn record(
             .exec_without_returning(&*write)
             .await?;
     }
-    let stored = read_back(&write, &sender.device, &valid).await?;
+    let stored = stored_for(&*write, &sender.device, &valid).await?;
     let results = judge::results(&batch.orders, &stored, &receipt);
+    let place = (sender.ledger.as_str(), sender.origin.as_str());
+    let moved = judge::moved(&batch.orders, &results, &stored, place, &receipt);
+    places::move_to(&write, &sender.device, place, moved).await?;
     alarm_conflicts(&write, sender, batch, &results, now).await?;
     write.commit().await?;
     Ok(results)
@@ -90,22 +85,27 @@ fn row(
     }
 }
 
-async fn read_back(
-    write: &Write,
+/// What the database has for the keys of some orders.
+pub(super) async fn stored_for<C: ConnectionTrait>(
+    connection: &C,
     device: &DeviceId,
     orders: &[&IncomingOrder],
 ) -> Result<HashMap<String, Stored>, DatabaseError> {
+    use order::Column as O;
     let mut stored = HashMap::with_capacity(orders.len());
     for part in orders.chunks(ROWS) {
-        let rows: Vec<(String, String, String)> = order::Entity::find()
+        let rows: Vec<(String, String, String, String, i64, String)> = order::Entity::find()
             .select_only()
-            .columns([order::Column::Key, order::Column::Sha256, order::Column::Receipt])
-            .filter(order::Column::Device.eq(device.as_str()))
-            .filter(order::Column::Key.is_in(part.iter().map(|order| order.key.as_str())))
+            .columns([O::Key, O::Sha256, O::Receipt, O::Ledger, O::Seq, O::Origin])
+            .filter(O::Device.eq(device.as_str()))
+            .filter(O::Key.is_in(part.iter().map(|order| order.key.as_str())))
             .into_tuple()
-            .all(&**write)
+            .all(connection)
             .await?;
-        stored.extend(rows.into_iter().map(|(key, sha256, receipt)| (key, Stored { sha256, receipt })));
+        stored.extend(rows.into_iter().map(|(key, sha256, receipt, ledger, seq, origin)| {
+            let seq = u64::try_from(seq).unwrap_or_default();
+            (key, Stored { sha256, receipt, ledger, seq, origin })
+        }));
     }
     Ok(stored)
 }

@@ -189,8 +189,6 @@ async fn an_origin_says_which_it_is_and_echoes_the_nonce() {
         (echo.status, echo.headers["samovar-nonce"].to_str().unwrap()),
         (StatusCode::NO_CONTENT, "n-1")
     );
-    let reconcile = json_body(http.post(format!("{}/v1/orders:reconcile", fleet.http())), "{}");
-    assert_eq!(send(reconcile).await.status, StatusCode::NOT_FOUND);
     fleet.running.stop().await;
 }
 

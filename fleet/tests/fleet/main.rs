@@ -16,6 +16,8 @@ mod api;
 mod devices;
 mod guards;
 mod intake;
+mod pressure;
 mod program;
+mod reconcile;
 mod replicas;
 mod world;

@@ -178,6 +178,9 @@ impl Fleet {
     }
 }
 
+/// The ledger of every device, unless it says otherwise.
+pub(crate) const LEDGER: &str = "0199-ledger";
+
 /// An activated device.
 pub(crate) struct Device {
     pub(crate) id: String,
@@ -198,13 +201,24 @@ impl Device {
         send(self.request(origin, &self.id).body(batch.to_string())).await
     }
 
+    /// Sends a batch to be judged only.
+    pub(crate) async fn shadow(&self, origin: &str, batch: &Value) -> Answer {
+        send(self.request(origin, &self.id).header("samovar-shadow", "us-west").body(batch.to_string())).await
+    }
+
+    /// Compares ranges of a ledger.
+    pub(crate) async fn reconcile(&self, origin: &str, ledger: &str, ranges: Value) -> Answer {
+        let body = json!({"device": self.id, "ledger": ledger, "ranges": ranges}).to_string();
+        send(json_body(self.http.post(format!("{origin}/v1/orders:reconcile")), body)).await
+    }
+
     /// A batch request without its body.
     pub(crate) fn request(&self, origin: &str, named: &str) -> reqwest::RequestBuilder {
         self.http
             .post(format!("{origin}/v1/orders:batch"))
             .header("content-type", "application/json")
             .header("samovar-device", named)
-            .header("samovar-ledger", "0199-ledger")
+            .header("samovar-ledger", LEDGER)
             .header("udl", "US")
     }
 }

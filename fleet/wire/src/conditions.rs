@@ -84,15 +84,31 @@ conditions! {
     /// The ledger has reached its limit.
     LedgerFull = "ledger-full", Critical, None, 0,
         staff { "This device has no room for more orders. Use another till and call support.", "本机已无空间保存新订单。请换用其他收银机并联系技术支持。" },
-        technician { "The ledger is at its limit and refuses orders: restore the line or raise orders.max_bytes.", "账本已达上限并拒收订单：请恢复网络或提高 orders.max_bytes。" };
+        technician { "The ledger is at its limit and refuses orders: restore the line or raise orders.max_bytes or orders.max_orders.", "账本已达上限并拒收订单：请恢复网络或提高 orders.max_bytes、orders.max_orders。" };
     /// The ledger is at 80 % of its limit.
     LedgerNearlyFull = "ledger-nearly-full", Warning, Some(Condition::LedgerFull), 0,
         staff { "Many orders are waiting to be sent. Sales go on; check the store's internet line.", "大量订单等待发送。营业不受影响；请检查门店网络。" },
-        technician { "The ledger is at 80 % of its limit: find out why orders do not leave.", "账本已用到上限的 80%：请查明订单为何未送出。" };
+        technician { "The ledger is at 80 % of a limit: find out why orders do not leave.", "账本已用到上限的 80%：请查明订单为何未送出。" };
     /// A damaged ledger was set aside and a new one begun.
     LedgerSetAside = "ledger-set-aside", Critical, None, 0,
         staff { "Part of the order memory was damaged. Sales go on; call support today.", "部分订单记录损坏。营业不受影响；请于当天联系技术支持。" },
-        technician { "The ledger was damaged and set aside; a new one is in use. Keep the old file for salvage.", "账本损坏已被移开，现使用新账本。请保留旧文件以便抢救。" };
+        technician { "The ledger was damaged or missing; a new one is in use and orders are being brought over. Leave the old files.", "账本损坏或丢失，现使用新账本，订单正在恢复。请勿移动旧文件。" };
+    /// Orders of a damaged ledger could not all be brought over.
+    LedgerLosses = "ledger-losses", Critical, None, 0,
+        staff { "Some orders of this device were damaged. Sales go on; keep the receipts and call support today.", "本机部分订单损坏。营业不受影响；请保留小票并于当天联系技术支持。" },
+        technician { "A damaged ledger was salvaged with losses: compare the places named with head office, then remove the kept file and restart.", "账本恢复后仍有缺失：请将所列序号与总部核对，然后移走保留的文件并重启。" };
+    /// Every order of a damaged ledger was brought over.
+    LedgerSalvaged = "ledger-salvaged", Warning, None, 0,
+        staff { "Nothing to do here; head office has been told.", "门店无需处理；总部已收到通知。" },
+        technician { "A damaged ledger was salvaged whole: check the disk; the kept file may be removed, then restart.", "损坏的账本已全部恢复：请检查磁盘；可移走保留的文件并重启。" };
+    /// Orders are kept whose body does not match its digest.
+    OrdersDamaged = "orders-damaged", Critical, None, 0,
+        staff { "An order was damaged on this device. Keep its receipt and call support with the order number.", "有订单在本机损坏。请保留小票并带订单号联系技术支持。" },
+        technician { "The disk damaged orders: hand each in again under a new key from the till's receipt, then discard it; replace the disk.", "磁盘损坏了订单：请据小票以新键重新提交并作废原单；更换磁盘。" };
+    /// Orders are kept whose body cannot be opened.
+    OrdersUnreadable = "orders-unreadable", Critical, None, 0,
+        staff { "Some orders are kept but cannot be opened. Sales go on; call support today.", "部分订单已保存但无法打开。营业不受影响；请于当天联系技术支持。" },
+        technician { "The key of these orders is missing: put its file back beside the ledger as ledger.key.old and restart, or retry each.", "缺少这些订单的密钥：请将密钥文件以 ledger.key.old 放回账本旁并重启，或逐一重试。" };
     /// The device has not been activated.
     NotActivated = "not-activated", Critical, None, 0,
         staff { "This device is not set up yet and takes no orders. Call the technician.", "本机尚未激活，不能接收订单。请联系技术人员。" },
@@ -153,6 +169,18 @@ conditions! {
     CertificateExpired = "certificate-expired", Critical, None, 0,
         staff { "Orders are kept, but this device's pass has ended. Call support.", "订单已保存，但本机证书已过期。请联系技术支持。" },
         technician { "The device certificate has expired: activate the device again, or correct its clock.", "设备证书已过期：请重新激活，或校正时钟。" };
+    /// An origin lost orders that it had settled.
+    OrdersMissingAtOrigin = "orders-missing-at-origin", Warning, None, 0,
+        staff { "Nothing to do here; head office has been told.", "门店无需处理；总部已收到通知。" },
+        technician { "The origin lacks orders that it had acknowledged; they are sent again where their bodies are kept: see which origin, and ask what it lost.", "源站缺少其已确认的订单；仍保留内容的订单会重新发送：请查看是哪个源站并查明丢失原因。" };
+    /// An origin has orders of this device that the device does not know.
+    OrdersUnknownToDevice = "orders-unknown-to-device", Warning, None, 0,
+        staff { "Nothing to do here; head office has been told.", "门店无需处理；总部已收到通知。" },
+        technician { "The origin has orders of this ledger that the device does not know: was the device restored from a copy? Nothing is changed.", "源站存有本机账本中不存在的订单：本机是否由备份恢复？系统未做任何改动。" };
+    /// Orders cannot be compared with an origin.
+    OriginDoesNotReconcile = "origin-does-not-reconcile", Info, None, 0,
+        staff { "Nothing to do here; orders are sent as usual.", "门店无需处理；订单照常发送。" },
+        technician { "The origin does not answer the comparison of orders: nothing is sent again, and bodies of old orders are kept for longer or go unconfirmed: see why.", "源站不响应订单核对：不会重新发送订单，旧订单内容将延长保留或未经确认即清除：请查看原因。" };
     /// A small file was damaged and set aside.
     FileSetAside = "file-set-aside", Warning, None, 0,
         staff { "Nothing to do here; head office has been told.", "门店无需处理；总部已收到通知。" },

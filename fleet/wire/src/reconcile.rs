@@ -3,6 +3,30 @@
 //!
 //! A digest is a sum, not a chain: one order can be added without the others at hand, and the order in which they are
 //! added does not matter. A sum rather than an exclusive or, so that an order counted twice does not vanish.
+//!
+//! ```text
+//! device: count + digest ──► equal ──► match
+//!            │                differ ──► match: false, no lists ──► the device halves the range and asks again
+//!            └─ and keys (a leaf) ─────► match, or exactly which keys are `missing` and `unknown`
+//! ```
+//!
+//! An origin cannot name an order that it lacks from a sum alone. So a device that has narrowed a difference down to a
+//! leaf (at most [`LEAF_PLACES`] places) adds the keys that it has there:
+//!
+//! - A range *with* `keys` is answered with `match` and, when it is false, with exact lists of both kinds. A key that
+//!   the origin has with the same content under another place (another ledger or sequence number of the same device,
+//!   such as after a ledger was salvaged) is not missing: the origin takes over the device's place for it. A key that
+//!   it has with other content is `missing`; sent again it is answered `conflict`.
+//! - A range *without* `keys` that differs is answered `match: false` without lists, except that a leaf whose `count`
+//!   is 0 gets them: all that the origin has there is `unknown`.
+//!
+//! `keys` is an addition: an origin that knows only the contract ignores it. Whatever lists such an origin gives are
+//! honoured; when a range of one place (`from_seq` = `to_seq`), in which the device has an order, does not match and
+//! has no list at all, the device takes that order as missing.
+//!
+//! What is `unknown` to the digest need not be unknown to the device: an order whose answer got lost is at the origin
+//! and still pending on the device. A device reports only keys of which it has no record. It asks only about ranges of
+//! which it still has every order that this origin answered for; what was deleted by age is not asked about.
 
 use crate::encoding::{hex, sha256};
 use crate::{DeviceId, Timestamp};
@@ -10,9 +34,13 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// Most ranges in one request.
 pub const MAX_RANGES: usize = 256;
-/// A range of so many places or fewer is answered with the keys that are `missing` and `unknown`; a wider one that
-/// differs is narrowed down by the device.
+/// A range of so many places or fewer is a leaf: it may carry keys. A wider one that differs is narrowed down by the
+/// device.
 pub const LEAF_PLACES: u64 = 256;
+/// Most keys in one request, over all its ranges.
+pub const MAX_KEYS: usize = 4096;
+/// Largest sequence number, on all sides: what JSON's numbers hold exactly.
+pub const MAX_SEQ: u64 = 1 << 53;
 
 /// Σ SHA-256(key ∥ 0x00 ∥ sha256 of the body) mod 2^256, over a set of orders. On the wire: 64 lower-case hexadecimal
 /// digits, big-endian.
@@ -57,12 +85,12 @@ pub struct ReconcileRequest {
     pub device: DeviceId,
     /// UUID of its ledger; sequence numbers belong to one ledger.
     pub ledger: String,
-    /// At most [`MAX_RANGES`].
+    /// At most [`MAX_RANGES`], none overlapping another.
     pub ranges: Vec<RangeDigest>,
 }
 
 /// What the device has in one range.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RangeDigest {
     /// First place, included.
     pub from_seq: u64,
@@ -72,6 +100,20 @@ pub struct RangeDigest {
     pub count: u64,
     /// Their digest.
     pub digest: Digest,
+    /// The orders themselves, `count` of them, each once; only in a leaf. Absent: the sum alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keys: Option<Vec<KeyDigest>>,
+}
+
+/// One order of a leaf, as the device has it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct KeyDigest {
+    /// Its place in the ledger.
+    pub seq: u64,
+    /// Idempotency key.
+    pub key: String,
+    /// Lower-case hex of the SHA-256 of the body.
+    pub sha256: String,
 }
 
 /// What the origin answers.
@@ -94,10 +136,11 @@ pub struct RangeVerdict {
     /// Whether both have the same orders.
     #[serde(rename = "match")]
     pub matches: bool,
-    /// Keys that the origin lacks; the device sends these orders again. Absent when the range is too wide to tell.
+    /// Keys that the origin lacks, or has with other content; the device sends these orders again. Absent when the
+    /// origin cannot tell.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub missing: Option<Vec<String>>,
-    /// Keys that the device lacks; it reports them. Absent when the range is too wide to tell.
+    /// Keys that the origin has and the range of the device has not. Absent when the origin cannot tell.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unknown: Option<Vec<String>>,
 }
@@ -128,6 +171,17 @@ mod tests {
         let (one, two) = (("k1", sha256(b"1")), ("k2", sha256(b"2")));
         assert_eq!(digest(&[one, two]), digest(&[two, one]));
         assert_ne!(digest(&[one, two]), digest(&[one, two, two, two]));
+    }
+
+    #[test]
+    fn keys_are_an_addition_that_is_not_written_when_absent() {
+        let bare = r#"{"from_seq":1,"to_seq":2,"count":0,"digest":"0000000000000000000000000000000000000000000000000000000000000000"}"#;
+        let mut range: RangeDigest = serde_json::from_str(bare).unwrap();
+        assert_eq!(range.keys, None);
+        assert_eq!(serde_json::to_string(&range).unwrap(), bare);
+        range.keys = Some(vec![KeyDigest { seq: 2, key: "A-1".into(), sha256: "00".into() }]);
+        let written = serde_json::to_value(&range).unwrap();
+        assert_eq!(written["keys"], serde_json::json!([{ "seq": 2, "key": "A-1", "sha256": "00" }]));
     }
 
     #[test]

@@ -49,6 +49,46 @@ pub struct DeviceState {
     /// Host overrides in force.
     #[serde(default)]
     pub overrides: Vec<Value>,
+    /// What comparing orders with each origin came to.
+    #[serde(default)]
+    pub reconcile: Vec<ReconcileState>,
+}
+
+/// How the orders that an origin has settled compare with what it has now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct ReconcileState {
+    /// The origin.
+    pub origin: OriginId,
+    /// Whether it reconciles at all.
+    pub supported: bool,
+    /// When it last answered.
+    #[serde(default)]
+    pub at: Option<Timestamp>,
+    /// When it last had everything that it had settled, and nothing else.
+    #[serde(default)]
+    pub matched_at: Option<Timestamp>,
+    /// Ranges compared in the last pass.
+    #[serde(default)]
+    pub ranges: u64,
+    /// Orders compared in the last pass.
+    #[serde(default)]
+    pub orders: u64,
+    /// Orders sent again in the last pass.
+    #[serde(default)]
+    pub resent: u64,
+    /// Orders it was found to lack, and has not been seen to have since.
+    #[serde(default)]
+    pub missing: u64,
+    /// Orders it has that the device does not know.
+    #[serde(default)]
+    pub unknown: u64,
+    /// When it is asked again.
+    #[serde(default)]
+    pub next_at: Option<Timestamp>,
+    /// Why the last pass did not come to its end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_error: Option<String>,
 }
 
 /// Who a device is.

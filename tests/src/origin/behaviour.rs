@@ -7,12 +7,18 @@ pub enum Behaviour {
     Honest,
     /// Records the orders, then cuts the connection instead of answering.
     CommitThenDrop,
+    /// Records the orders, then resets the connection instead of answering.
+    CommitThenReset,
     /// Records the orders, then never answers.
     CommitThenStall,
     /// Neither records nor answers.
     Stall,
+    /// Takes connections and reads nothing from them.
+    Deaf,
     /// Cuts the connection before recording anything.
     Drop,
+    /// Cuts the connection before the request has been read.
+    CloseMidRequest,
     /// Answers a status with a problem document and records nothing.
     Status {
         /// The status.
@@ -22,6 +28,8 @@ pub enum Behaviour {
     },
     /// Answers 400 to every batch in which a body contains this text; honest to others.
     RefuseBatchWith(&'static str),
+    /// Answers this status to every batch in which a body contains this text; honest to others.
+    StatusForBatchWith(&'static str, u16),
     /// Answers 413 to every batch of more orders than this; honest to others.
     AtMost(usize),
     /// Answers `rejected` for orders whose body contains this text; honest to others.
@@ -34,6 +42,19 @@ pub enum Behaviour {
     WrongBatchId,
     /// A 200 with `{}`: JSON, but no batch.
     EmptyObject,
+    /// Records the orders and answers 200 with JSON that ends too early.
+    WrongJson,
+    /// Records the orders and sends half of the answer that `Content-Length` announces.
+    HalfBody,
+    /// Records the orders and cuts a chunked answer before its end.
+    CutChunks,
+    /// Records the orders and answers in small pieces, with a pause before each.
+    Drip {
+        /// Between two pieces, of which there are sixteen.
+        pause_ms: u64,
+    },
+    /// Records the orders and sends the whole HTTP answer twice.
+    AnswerTwice,
     /// Records and answers for the first order only.
     AnswerOnlyFirst,
     /// Records all, answers `retry` for all with a delay.
@@ -43,6 +64,29 @@ pub enum Behaviour {
     },
     /// Honest, with results for orders that were never sent.
     StrayResults,
+    /// Honest, with every result twice.
+    RepeatResults,
+    /// Records the orders and answers for each of them first `settled`, then `rejected`.
+    ContradictItself,
+}
+
+/// One way to treat the comparison of orders.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Comparison {
+    /// Keeps the contract, and names what is missing and unknown where it is told the keys.
+    Honest,
+    /// Says only whether a range matches.
+    WithoutLists,
+    /// Has no such call.
+    Absent,
+    /// Answers a status with a problem document.
+    Status(u16),
+    /// Never answers.
+    Stall,
+    /// A captive portal.
+    Portal,
+    /// Says of every order that it is shown that it is missing, for ever.
+    AlwaysMissing,
 }
 
 impl Behaviour {
@@ -52,9 +96,17 @@ impl Behaviour {
             self,
             Self::Honest
                 | Self::CommitThenDrop
+                | Self::CommitThenReset
                 | Self::CommitThenStall
                 | Self::WrongBatchId
+                | Self::WrongJson
+                | Self::HalfBody
+                | Self::CutChunks
+                | Self::Drip { .. }
+                | Self::AnswerTwice
                 | Self::StrayResults
+                | Self::RepeatResults
+                | Self::ContradictItself
                 | Self::RejectOrdersWith(_)
         )
     }

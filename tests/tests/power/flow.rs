@@ -9,12 +9,15 @@ use crate::oracle::{self, Finding};
 use crate::sweep::{Plan, Tally, beside, seed, soak};
 use crate::till::{self, DEADLINE};
 use fastrand::Rng;
+use futures_util::future::BoxFuture;
 use samovar_agent::heartbeat::Heartbeats;
 use samovar_agent::orders::dispatcher::{Limits, Route, RouteQuery};
 use samovar_agent::orders::ledger::{Ledger, NewOrder, State};
-use samovar_agent::orders::origin::{Sender, Way};
+use samovar_agent::orders::origin::{Protocol, Sender, Way};
 use samovar_agent::orders::outcome::BatchOutcome;
-use samovar_agent::orders::run::{Flow, InFlight, Routes};
+use samovar_agent::orders::recovery::Probe;
+use samovar_agent::orders::run::{Flow, InFlight, Lanes, Routes};
+use samovar_agent::orders::shadow;
 use samovar_agent::status::Board;
 use samovar_tests::Origin;
 use samovar_wire::OriginId;
@@ -49,6 +52,14 @@ impl Routes for World {
 
     fn report(&self, _origin: &OriginId, _outcome: &BatchOutcome) {}
 
+    fn look_for(&self, _query: RouteQuery<'_>, _probe: Probe) -> BoxFuture<'static, bool> {
+        Box::pin(async { true })
+    }
+
+    fn is_up(&self, _origin: &OriginId) -> Option<bool> {
+        Some(true)
+    }
+
     fn table_version(&self) -> Option<u64> {
         Some(1)
     }
@@ -73,7 +84,8 @@ impl Origins {
     fn world(&self, client: &reqwest::Client, preferred: &str) -> World {
         let way = |origin: &Origin| {
             let base_url = format!("http://{}", origin.address());
-            (origin.name().parse().expect("a name"), Way { client: client.clone(), base_url })
+            let name: OriginId = origin.name().parse().expect("a name");
+            (name.clone(), Way { origin: name, client: client.clone(), base_url })
         };
         World {
             ways: BTreeMap::from([way(&self.east), way(&self.west)]),
@@ -88,6 +100,7 @@ struct Running {
     task: JoinHandle<()>,
     _sender: watch::Sender<Option<Arc<Sender>>>,
     _stop: watch::Sender<bool>,
+    _line: watch::Sender<u64>,
 }
 
 impl Drop for Running {
@@ -100,24 +113,37 @@ fn run(ledger: &Ledger, world: World) -> Running {
     let sender = Sender {
         device: DEVICE.parse().expect("a device"),
         store: "US-0001".parse().expect("a store"),
-        ledger: ledger.id().to_owned(),
+        ledger: ledger.watch_id(),
         token: None,
         deadline: DEADLINE,
+        protocol: Protocol::Batch(None),
     };
     let sender = watch::Sender::new(Some(Arc::new(sender)));
     let stop = watch::Sender::new(false);
+    let changed = watch::Sender::new(0);
+    let routes: Arc<dyn Routes> = Arc::new(world);
+    let setup = shadow::Setup {
+        backlog: ledger.backlog(),
+        events: Arc::new(|_, _| {}),
+        routes: Arc::clone(&routes),
+        sender: sender.subscribe(),
+    };
+    let (shadow, _) = shadow::start(setup, Arc::new(Vec::new));
     let flow = Flow {
         ledger: ledger.clone(),
-        routes: Arc::new(world),
+        routes,
         sender: sender.subscribe(),
         board: Board::default(),
         events: Arc::new(|_, _| {}),
         limits: Limits { orders: 64, bytes: 1 << 20 },
         in_flight: InFlight::default(),
+        lanes: Lanes::default(),
+        line: changed.subscribe(),
+        shadow,
     };
     let heartbeat = Heartbeats::default().register("orders", DEADLINE);
     let task = tokio::spawn(flow.run(heartbeat, stop.subscribe()));
-    Running { task, _sender: sender, _stop: stop }
+    Running { task, _sender: sender, _stop: stop, _line: changed }
 }
 
 /// Waits until nothing is pending or held any more.

@@ -58,9 +58,9 @@ impl Stand {
         match what {
             _ if matches!(self.state, State::Settled | State::Discarded) => self.clone(),
             Intervention::Discard => self.now(State::Discarded, None),
-            Intervention::Retry if reused => self.clone(),
+            Intervention::Retry | Intervention::Force if reused => self.clone(),
             Intervention::Release if self.origin.is_none() => self.clone(),
-            Intervention::Retry | Intervention::Release => {
+            Intervention::Retry | Intervention::Force | Intervention::Release => {
                 let conflict = self.why.as_deref() == Some(CONFLICT);
                 let free = *what == Intervention::Release || self.state == State::Quarantined && !conflict;
                 let origin = if free { None } else { self.origin.clone() };

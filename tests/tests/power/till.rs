@@ -24,12 +24,7 @@ pub(crate) fn directory() -> TempDir {
 
 /// Opens the ledger of a directory.
 pub(crate) fn open(directory: &Path) -> Result<Ledger, OpenError> {
-    let settings = LedgerSettings {
-        path: directory.join("orders.db"),
-        max_bytes: 1 << 30,
-        body_retention: Duration::from_secs(7 * 86_400),
-        key_retention: Duration::from_secs(180 * 86_400),
-    };
+    let settings = LedgerSettings { max_bytes: 1 << 30, ..LedgerSettings::at(directory.join("orders.db")) };
     Ledger::open(settings, Heartbeats::default().register("ledger", DEADLINE))
 }
 

@@ -11,6 +11,7 @@ fn settings(scheme: Scheme) -> ClientSettings {
         scheme,
         connect_timeout: Duration::from_secs(2),
         request_timeout: Duration::from_secs(4),
+        named: true,
     }
 }
 

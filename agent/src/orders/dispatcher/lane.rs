@@ -1,5 +1,20 @@
-//! What is known of one origin as a place to send to: whether a batch is under way, how long to wait, how much to
-//! send at once, and what is left of a batch that was refused as a whole.
+//! What is known of one origin as a place to send to. Pure.
+//!
+//! ```text
+//!                     answer (the size grows)
+//!                     ┌───┐
+//!                     ▼   │      no answer, busy, identity refused
+//!              ┌──► closed ──────────────────────────────► open until …  ◄───────────┐
+//!              │                                            │      │                 │ again, for longer
+//!      answer  │                      the wait is over, or  │      └─ the line is back, and no answer was
+//!              │                  there is a new identity   ▼         the reason: at once
+//!              └──────────────────────────────────────── half-open ──────────────────┘
+//!                                                         one order goes as a probe
+//! ```
+//!
+//! One batch is under way at a time. Its size begins small, doubles with each answer and shrinks when a batch takes so
+//! long that a live order would wait behind it. A wait that the origin asked for is kept whatever else is heard. A
+//! batch that was refused as a whole leaves suspects, which are sent in halves, in turns with live orders.
 
 use crate::clock::Mono;
 use crate::orders::backoff::Backoff;
@@ -10,10 +25,14 @@ use std::time::Duration;
 
 /// Waits between batches after a failure.
 const BACKOFF: Backoff = Backoff { base: Duration::from_secs(1), cap: Duration::from_secs(60) };
-/// Orders in the first batch, and in the first after the origin asked for smaller ones.
+/// Orders in the first batch, and the fewest that a slow origin is sent.
 const FIRST: usize = 8;
 /// The fewest bytes worth a batch.
 const LEAST_BYTES: u64 = 4 * 1024;
+/// A batch should not take longer, because a live order may come while it is under way.
+const TARGET: Duration = Duration::from_secs(2);
+/// Batches without backlog, while some waits, before one that begins with it.
+const LIVE_IN_A_ROW: u8 = 3;
 
 /// How much may be sent at once.
 #[derive(Debug, Clone, Copy)]
@@ -24,104 +43,251 @@ pub struct Limits {
     pub bytes: u64,
 }
 
+/// Why nothing goes to an origin for a while.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cause {
+    /// Nobody answers there, or somebody who is not the origin.
+    NoAnswer,
+    /// It asked for patience, or failed.
+    Busy,
+    /// It does not accept who we are.
+    Identity,
+}
+
+/// The circuit breaker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LaneState {
+    /// Batches go as they come.
+    Closed,
+    /// Nothing goes.
+    Open {
+        /// Until then.
+        until: Mono,
+        /// Why.
+        cause: Cause,
+    },
+    /// One order may go, to see.
+    HalfOpen {
+        /// Why it was open.
+        cause: Cause,
+    },
+}
+
 /// One origin's lane.
 #[derive(Debug)]
 pub(super) struct Lane {
     limits: Limits,
-    in_flight: bool,
+    state: LaneState,
+    /// Since when it is so.
+    since: Mono,
+    /// When the batch under way was sent.
+    sent_at: Option<Mono>,
     failures: u32,
-    not_before: Mono,
-    identity_wait: bool,
+    /// The first failure since the last answer.
+    down_since: Option<Mono>,
+    /// Something heard the origin answer since the last failure.
+    heard: bool,
+    /// The line came back while a batch from before was under way: live orders may go then.
+    resume_at: Option<Mono>,
+    /// The backlog may go from then on.
+    backlog_from: Mono,
+    /// What had come when the origin last failed.
+    pub(super) boundary: u64,
+    /// The country of the last batch.
+    pub(super) country: Option<Country>,
     orders: usize,
     bytes: u64,
+    /// The shortest time of a batch since the last failure: what even a small one takes.
+    quickest: Duration,
+    live_in_a_row: u8,
     suspects: VecDeque<(Country, Vec<Head>)>,
+    live_before_suspects: bool,
 }
 
 impl Lane {
     pub(super) fn new(limits: Limits) -> Self {
         Self {
             limits,
-            in_flight: false,
+            state: LaneState::Closed,
+            since: Mono::default(),
+            sent_at: None,
             failures: 0,
-            not_before: Mono::default(),
-            identity_wait: false,
+            down_since: None,
+            heard: false,
+            resume_at: None,
+            backlog_from: Mono::default(),
+            boundary: 0,
+            country: None,
             orders: FIRST.min(limits.orders),
             bytes: limits.bytes,
+            quickest: Duration::MAX,
+            live_in_a_row: 0,
             suspects: VecDeque::new(),
+            live_before_suspects: false,
         }
     }
 
-    /// Whether a fresh batch may start now.
-    pub(super) fn ready(&self, now: Mono) -> bool {
-        self.free(now) && self.suspects.is_empty()
+    pub(super) const fn state(&self) -> (LaneState, Mono) {
+        (self.state, self.since)
     }
 
-    fn free(&self, now: Mono) -> bool {
-        !self.in_flight && !self.identity_wait && self.not_before <= now
+    /// Ends a wait that is over. True when it was one for another identity.
+    pub(super) fn tick(&mut self, now: Mono) -> bool {
+        let LaneState::Open { until, cause } = self.state else { return false };
+        if until > now {
+            return false;
+        }
+        self.become_(LaneState::HalfOpen { cause }, now);
+        cause == Cause::Identity
+    }
+
+    fn become_(&mut self, state: LaneState, now: Mono) {
+        if self.state != state {
+            (self.state, self.since) = (state, now);
+        }
+    }
+
+    /// Whether something may be sent now.
+    pub(super) fn ready(&self) -> bool {
+        self.sent_at.is_none() && !matches!(self.state, LaneState::Open { .. })
+    }
+
+    /// Whether a batch that begins with live orders may be sent now, before everything else. A probe that goes on
+    /// nobody's word goes with an order that the origin may have already: another one would be bound to it.
+    pub(super) fn ready_for_live(&self) -> bool {
+        let turn = self.suspects.is_empty() || self.live_before_suspects;
+        self.ready() && !self.is_blind() && !self.owes_backlog() && turn
+    }
+
+    /// Whether a batch of any kind may be sent now.
+    pub(super) fn ready_for_all(&self) -> bool {
+        self.ready() && self.suspects.is_empty()
+    }
+
+    pub(super) fn ready_for_backlog(&self, now: Mono) -> bool {
+        self.backlog_from <= now
+    }
+
+    /// The next order is a probe that goes on nobody's word.
+    pub(super) fn is_blind(&self) -> bool {
+        matches!(self.state, LaneState::HalfOpen { .. }) && !self.heard
+    }
+
+    pub(super) const fn owes_backlog(&self) -> bool {
+        self.live_in_a_row >= LIVE_IN_A_ROW
     }
 
     pub(super) const fn max_orders(&self) -> usize {
-        self.orders
+        if matches!(self.state, LaneState::HalfOpen { .. }) { 1 } else { self.orders }
     }
 
     pub(super) const fn max_bytes(&self) -> u64 {
         self.bytes
     }
 
-    pub(super) const fn started(&mut self) {
-        self.in_flight = true;
+    /// A fresh batch goes.
+    pub(super) const fn started(&mut self, live: bool, backlog: bool, now: Mono) {
+        self.sent_at = Some(now);
+        self.live_before_suspects = false;
+        self.live_in_a_row = if live && !backlog { self.live_in_a_row.saturating_add(1) } else { 0 };
     }
 
     /// Nothing was sent after all.
     pub(super) const fn aborted(&mut self) {
-        self.in_flight = false;
+        self.sent_at = None;
     }
 
-    pub(super) fn succeeded(&mut self) {
-        self.in_flight = false;
-        self.failures = 0;
-        self.not_before = Mono::default();
-        self.orders = (self.orders * 2).min(self.limits.orders);
+    /// The origin answered for a batch of so many orders.
+    pub(super) fn succeeded(&mut self, sent: usize, now: Mono) {
+        let took = self.sent_at.map_or(Duration::ZERO, |sent_at| now.after(sent_at));
+        self.answered(now);
+        self.quickest = self.quickest.min(took);
+        // A line that is slow for one order is not made quicker by sending few.
+        let target = TARGET.max(self.quickest.saturating_mul(2));
+        self.orders = if took > target {
+            let fitting = sent as f64 * target.as_secs_f64() / took.as_secs_f64();
+            (fitting as usize).max(FIRST).min(self.limits.orders)
+        } else {
+            (self.orders * 2).min(self.limits.orders)
+        };
         self.bytes = (self.bytes * 2).min(self.limits.bytes);
     }
 
-    /// After a failure the next batch is a probe of one order.
-    pub(super) fn failed(&mut self, now: Mono, retry_after: Option<Duration>, random: u32) {
-        self.in_flight = false;
+    fn answered(&mut self, now: Mono) {
+        self.sent_at = None;
+        self.failures = 0;
+        self.down_since = None;
+        self.resume_at = None;
+        self.become_(LaneState::Closed, now);
+    }
+
+    /// After a failure the lane is open. False when the batch failed only because it was sent before the line came
+    /// back; that says nothing new.
+    pub(super) fn failed(
+        &mut self,
+        cause: Cause,
+        retry_after: Option<Duration>,
+        now: Mono,
+        random: u32,
+    ) -> bool {
+        self.sent_at = None;
+        if let Some(until) = self.resume_at.take().filter(|_| cause == Cause::NoAnswer) {
+            self.become_(LaneState::Open { until, cause }, now);
+            return false;
+        }
         self.failures = self.failures.saturating_add(1);
-        let own = BACKOFF.wait(self.failures, random);
-        self.not_before = now.plus(retry_after.map_or(own, |asked| asked.max(own)));
-        self.orders = 1;
-    }
-
-    /// The origin does not accept who we are: tried again after half a minute to a minute, or on renewal.
-    pub(super) fn refused_identity(&mut self, now: Mono, random: u32) {
-        const HALF: Duration = Duration::from_secs(30);
-        self.in_flight = false;
-        self.identity_wait = true;
-        self.not_before = now.plus(HALF + HALF.mul_f64(f64::from(random) / f64::from(u32::MAX)));
-        self.orders = 1;
-    }
-
-    /// True once, when the wait for another identity is over.
-    pub(super) fn identity_wait_over(&mut self, now: Mono) -> bool {
-        let over = self.identity_wait && self.not_before <= now;
-        self.identity_wait &= !over;
-        over
+        self.down_since = self.down_since.or(Some(now));
+        (self.heard, self.quickest, self.orders, self.live_in_a_row) = (false, Duration::MAX, 1, 0);
+        let wait = match cause {
+            Cause::Identity => identity_wait(random),
+            Cause::NoAnswer | Cause::Busy => {
+                let own = BACKOFF.wait(self.failures, random);
+                retry_after.map_or(own, |asked| asked.max(own))
+            }
+        };
+        self.become_(LaneState::Open { until: now.plus(wait), cause }, now);
+        true
     }
 
     /// A new identity: whatever was refused before may be tried at once.
-    pub(super) fn forgive_identity(&mut self) {
-        if self.identity_wait {
-            self.identity_wait = false;
-            self.not_before = Mono::default();
+    pub(super) fn forgive_identity(&mut self, now: Mono) {
+        if matches!(self.state, LaneState::Open { cause: Cause::Identity, .. }) {
+            self.become_(LaneState::HalfOpen { cause: Cause::Identity }, now);
         }
+    }
+
+    /// Since when nobody answers there; `None` when that is not so, or somebody was heard since.
+    pub(super) fn silent_since(&self) -> Option<Mono> {
+        let silent = matches!(
+            self.state,
+            LaneState::Open { cause: Cause::NoAnswer, .. } | LaneState::HalfOpen { cause: Cause::NoAnswer }
+        );
+        self.down_since.filter(|_| silent && !self.heard)
+    }
+
+    /// The origin was heard. True when a batch is under way that was sent before `line_up`: it may hang for long on a
+    /// connection that is dead, and should be given up.
+    pub(super) fn heard(&mut self, line_up: Mono, live_at: Mono, backlog_from: Mono, now: Mono) -> bool {
+        if self.silent_since().is_none() {
+            return false;
+        }
+        (self.heard, self.failures, self.backlog_from) = (true, 0, backlog_from);
+        if let Some(sent_at) = self.sent_at {
+            let from_before = sent_at < line_up;
+            self.resume_at = from_before.then_some(live_at);
+            return from_before;
+        }
+        if let LaneState::Open { until, cause } = self.state {
+            self.become_(LaneState::Open { until: until.min(live_at), cause }, now);
+        }
+        false
     }
 
     /// A batch was refused as a whole. True when it was a single order, which is then the culprit; else it will be
     /// sent again in halves.
-    pub(super) fn refused(&mut self, country: &Country, heads: &[Head], too_large: bool) -> bool {
-        self.in_flight = false;
+    pub(super) fn refused(&mut self, country: &Country, heads: &[Head], too_large: bool, now: Mono) -> bool {
+        // Whoever refuses is there.
+        self.answered(now);
         if too_large {
             self.orders = (heads.len() / 2).clamp(1, self.limits.orders);
             self.bytes = (self.bytes / 2).max(LEAST_BYTES);
@@ -137,13 +303,31 @@ impl Lane {
 
     /// The next part of a refused batch, if it may go now; it counts as under way.
     pub(super) fn next_suspects(&mut self, now: Mono) -> Option<(Country, Vec<Head>)> {
-        let next = if self.free(now) { self.suspects.pop_front() } else { None };
-        self.in_flight |= next.is_some();
-        next
+        if !self.ready() || !self.ready_for_backlog(now) {
+            return None;
+        }
+        let (country, mut heads) = self.suspects.pop_front()?;
+        if heads.len() > self.max_orders() && matches!(self.state, LaneState::HalfOpen { .. }) {
+            let rest = heads.split_off(1);
+            self.suspects.push_front((country.clone(), rest));
+        }
+        self.sent_at = Some(now);
+        self.live_before_suspects = true;
+        Some((country, heads))
     }
 
     /// When waiting ends; `None` while an answer is awaited.
     pub(super) fn wakes_at(&self) -> Option<Mono> {
-        (!self.in_flight).then_some(self.not_before)
+        match self.state {
+            _ if self.sent_at.is_some() => None,
+            LaneState::Open { until, .. } => Some(until),
+            _ => Some(self.backlog_from),
+        }
     }
+}
+
+/// Half a minute to a minute.
+fn identity_wait(random: u32) -> Duration {
+    const HALF: Duration = Duration::from_secs(30);
+    HALF + HALF.mul_f64(f64::from(random) / f64::from(u32::MAX))
 }

@@ -1,9 +1,15 @@
 //! A world in virtual time: a ledger in memory, origins that answer as told, and a clock that jumps from event to
 //! event. A week of outage runs in milliseconds, from a seed that is printed.
 
+mod recover;
+
 use super::*;
 use crate::orders::ledger::Waiting;
+use crate::orders::outcome::{BatchOutcome, OrderVerdict};
+use crate::orders::recovery::{Probe, Recovery};
+use samovar_wire::Country;
 use std::collections::HashMap;
+use std::time::Duration;
 
 const MAX: Limits = Limits { orders: 100, bytes: 64 * 1024 };
 
@@ -38,8 +44,20 @@ struct World {
     arrivals: u64,
     disturbed: u64,
     sends: Vec<(OriginId, usize)>,
+    /// When each batch went, and what was in it.
+    log: Vec<(Mono, Vec<u64>)>,
+    /// How long a batch of so many orders takes.
+    takes: fn(usize) -> Duration,
+    recovery: Recovery,
+    /// Whether an origin takes connections and is healthy; without it nobody looks.
+    is_up: Option<IsUp>,
+    /// When health was asked for.
+    greetings: Vec<Mono>,
+    loads: usize,
     random: fastrand::Rng,
 }
+
+type IsUp = Box<dyn FnMut(&OriginId, Mono) -> bool>;
 
 fn origin(name: &str) -> OriginId {
     name.parse().unwrap()
@@ -65,6 +83,12 @@ impl World {
             arrivals: 0,
             disturbed: 0,
             sends: Vec::new(),
+            log: Vec::new(),
+            takes: |_| Duration::ZERO,
+            recovery: Recovery::new(),
+            is_up: None,
+            greetings: Vec::new(),
+            loads: 0,
             random: fastrand::Rng::with_seed(seed),
         }
     }
@@ -91,8 +115,12 @@ impl World {
     }
 
     fn publish(&mut self) {
-        let mut backlog =
-            Backlog { arrivals: self.arrivals, disturbed: self.disturbed, ..Backlog::default() };
+        let mut backlog = Backlog {
+            arrivals: self.arrivals,
+            disturbed: self.disturbed,
+            newest: self.orders.len() as u64,
+            ..Backlog::default()
+        };
         for order in self.orders.values().filter(|order| order.row == Row::Pending) {
             let group = Group { origin: order.origin.clone(), udl: order.country.clone() };
             let waiting =
@@ -106,15 +134,16 @@ impl World {
     fn run_for(&mut self, duration: Duration) {
         let end = self.now.plus(duration);
         for _ in 0..200_000 {
+            // A batch may have taken longer than that.
+            if self.now > end {
+                return;
+            }
             let (actions, wake_at) = self.dispatcher.poll(self.now, &mut self.route);
-            if actions.is_empty() {
-                match wake_at.filter(|at| *at <= end) {
-                    Some(at) => self.now = at,
-                    None => {
-                        self.now = end;
-                        return;
-                    }
+            if actions.is_empty() && !self.look_until(wake_at.map_or(end, |at| at.min(end))) {
+                if self.now >= end {
+                    return;
                 }
+                continue;
             }
             for action in actions {
                 self.perform(action);
@@ -123,19 +152,49 @@ impl World {
         panic!("the dispatcher does not come to rest");
     }
 
+    /// Lets the time pass until the dispatcher is to be asked again, or an origin was heard (true).
+    fn look_until(&mut self, end: Mono) -> bool {
+        let Some(is_up) = &mut self.is_up else {
+            self.now = end;
+            return false;
+        };
+        self.recovery.watch(self.dispatcher.silent(), self.now);
+        loop {
+            for (origin, _, probe) in self.recovery.due(self.now) {
+                if probe == Probe::Greet {
+                    self.greetings.push(self.now);
+                }
+                let up = is_up(&origin, self.now);
+                let random = self.random.u32(..);
+                if let Some(back) = self.recovery.probed(&origin, probe, up, self.now, random) {
+                    assert!(!self.dispatcher.heard(&back, self.now), "nothing hangs in this world");
+                    return true;
+                }
+            }
+            match self.recovery.wake_at().filter(|at| *at < end) {
+                Some(at) => self.now = self.now.max(at),
+                None => break,
+            }
+        }
+        self.now = end;
+        false
+    }
+
     fn perform(&mut self, action: Action) {
         match action {
-            Action::Load { group, after, limit } => {
+            Action::Load { group, page } => {
+                self.loads += 1;
                 let heads = self
                     .orders
                     .iter()
                     .filter(|(seq, order)| {
-                        **seq > after
+                        **seq > page.after
+                            && **seq <= page.up_to
                             && order.row == Row::Pending
                             && order.origin == group.origin
                             && order.country == group.udl
                     })
-                    .take(limit)
+                    .take(page.limit)
                     .map(|(seq, order)| Head {
                         seq: *seq,
                         bytes: order.bytes,
@@ -143,7 +202,7 @@ impl World {
                         user: order.user.clone(),
                     })
                     .collect();
-                self.dispatcher.loaded(&group, after, limit, Some(heads), self.now);
+                self.dispatcher.loaded(&group, &page, Some(heads), self.now);
             }
             Action::Send(sending) => self.send(&sending),
             Action::Record(changes) => self.record(changes),
@@ -173,6 +232,8 @@ impl World {
         }
         self.publish();
         self.sends.push((sending.origin.clone(), seqs.len()));
+        self.log.push((self.now, seqs.clone()));
+        self.now = self.now.plus((self.takes)(seqs.len()));
         let outcome = match self.answers.get_mut(&sending.origin) {
             Some(answer) => answer(&seqs, self.now),
             None => settle_all(&seqs, self.now),
@@ -344,7 +405,7 @@ fn a_new_identity_is_tried_at_once() {
     world.post(5, "US");
     world.run_for(Duration::from_secs(5));
     world.answers("a", settle_all);
-    let action = world.dispatcher.identity_changed();
+    let action = world.dispatcher.identity_changed(world.now);
     world.perform(action);
     world.run_for(Duration::from_secs(1));
     assert_eq!(world.settled(), 5);
@@ -429,7 +490,8 @@ fn memory_is_bounded_by_the_window_and_not_by_the_backlog() {
     world.answers("a", |_, _| BatchOutcome::Unreachable("down".into()));
     world.post(20_000, "US");
     world.run_for(MINUTE);
-    let heads: usize = world.dispatcher.groups.values().map(|window| window.heads.len()).sum();
+    let heads = |queue: &Queue| queue.live().count() + queue.backlog().count();
+    let heads: usize = world.dispatcher.groups.values().map(heads).sum();
     assert!(heads <= 2 * WINDOW, "{heads} heads in memory");
 }
 

@@ -70,6 +70,10 @@ impl Hold {
 pub const KEY_REUSED: &str = "key-reused";
 /// `why` of an order whose key the origin knows with other content.
 pub const CONFLICT: &str = "conflict";
+/// `why` of an order whose record or body was damaged on the disk.
+pub const DAMAGED: &str = "damaged";
+/// `why` of an order whose body was sealed with a key that is not here.
+pub const UNREADABLE: &str = "unreadable";
 
 /// Answer to one order that was handed in.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -87,6 +91,15 @@ pub enum Accepted {
         /// Whether this very content had been kept before.
         repeated: bool,
     },
+}
+
+impl Accepted {
+    /// The place of the order, or of the record that was kept of it.
+    pub(super) const fn seq(&self) -> u64 {
+        match self {
+            Self::New(receipt) | Self::Replay(receipt) | Self::KeyReused { kept: receipt, .. } => receipt.seq,
+        }
+    }
 }
 
 /// What the till is told of an order.
@@ -126,6 +139,23 @@ pub struct Head {
     pub attempts: u32,
     /// The person it concerns.
     pub user: Option<Box<str>>,
+}
+
+/// An order on its way to the ledger's thread, with its body as it is to be stored.
+#[derive(Debug)]
+pub(super) struct Incoming {
+    pub(super) new: NewOrder,
+    /// Id of the key that sealed the body.
+    pub(super) sealed: Option<i64>,
+    /// Size of the plain body.
+    pub(super) bytes: usize,
+}
+
+/// Something with a body as it is stored, and the id of the key that sealed it.
+#[derive(Debug)]
+pub(super) struct Stored<T> {
+    pub(super) value: T,
+    pub(super) sealed: Option<i64>,
 }
 
 /// An order with all that a batch needs.
@@ -199,6 +229,8 @@ pub struct Backlog {
     pub groups: BTreeMap<Group, Waiting>,
     /// Grows whenever an order comes into a group.
     pub arrivals: u64,
+    /// The highest place that was ever given to an order.
+    pub newest: u64,
     /// Grows when orders became pending again out of sequence (retry, release, a hold that ended).
     pub disturbed: u64,
     /// Orders by state.
@@ -286,8 +318,10 @@ pub struct AuditEntry {
 /// What an operator may do to an order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Intervention {
-    /// Send it again.
+    /// Send it again, unless it waits for an order that is not settled.
     Retry,
+    /// Send it again whatever it waits for: for an operator who has looked at both orders.
+    Force,
     /// Give it up.
     Discard,
     /// Free it from its origin, accepting that it may arrive twice.
@@ -299,7 +333,7 @@ impl Intervention {
     #[must_use]
     pub const fn word(&self) -> &'static str {
         match self {
-            Self::Retry => "retry",
+            Self::Retry | Self::Force => "retry",
             Self::Discard => "discard",
             Self::Release => "release",
         }

@@ -42,6 +42,63 @@ const MIGRATIONS: &[&str] = &[
        at INTEGER NOT NULL, seq INTEGER NOT NULL, what TEXT NOT NULL, who TEXT NOT NULL, reason TEXT NOT NULL
      ) STRICT;
      CREATE INDEX audit_seq ON audit(seq);",
+    // 2: which key sealed a body, salvage of a damaged ledger, and fewer pages to write per order: an order number
+    // that is the key is found by the key, and settled orders are in no index of states.
+    "ALTER TABLE orders ADD COLUMN sealed INTEGER;   -- id of the key; NULL when the body is plain
+     DROP INDEX orders_state;
+     DROP INDEX orders_no;
+     CREATE INDEX orders_open ON orders(state, seq) WHERE state NOT IN (0, 2);
+     CREATE INDEX orders_no ON orders(order_no, seq) WHERE order_no <> key;
+     DROP INDEX orders_old;
+     CREATE INDEX orders_history ON orders(closed_at, bytes) WHERE state = 2 AND body IS NOT NULL;
+     CREATE INDEX orders_remembered ON orders(closed_at) WHERE state = 2 AND body IS NULL;
+     CREATE TABLE salvage(
+       file TEXT PRIMARY KEY,            -- of a damaged ledger, in this directory
+       stage INTEGER NOT NULL DEFAULT 0, -- 0: orders, 1: what hangs on them, 2: done
+       page INTEGER NOT NULL DEFAULT 0,  -- everything up to here is done
+       came INTEGER NOT NULL DEFAULT 0, merged INTEGER NOT NULL DEFAULT 0,
+       unreadable_pages INTEGER NOT NULL DEFAULT 0,
+       highest INTEGER NOT NULL DEFAULT 0, -- place that the old ledger had come to
+       told TEXT                         -- how it ended, in words; NULL before
+     ) STRICT;
+     CREATE TABLE salvaged(              -- while it lasts: where the orders of the old ledger went
+       file TEXT NOT NULL, old_seq INTEGER NOT NULL, seq INTEGER NOT NULL, conflict_with INTEGER,
+       PRIMARY KEY(file, old_seq)
+     ) STRICT, WITHOUT ROWID;",
+    // 3: what an origin has not yet confirmed, for reconciliation. The marks are made by triggers, so that no way of
+    // settling an order, not even salvage from a damaged ledger, can forget them. A bucket is 256 places.
+    "CREATE TABLE reconcile_marks(
+       origin TEXT NOT NULL,
+       bucket INTEGER NOT NULL,
+       generation INTEGER NOT NULL DEFAULT 0,  -- grows with each change, so that a late match clears no newer one
+       confirmed INTEGER NOT NULL DEFAULT 0,   -- the origin has all of ours; it only has more than we do
+       resent INTEGER NOT NULL DEFAULT 0,      -- orders sent again since the last match
+       lost INTEGER NOT NULL DEFAULT 0,        -- orders it lacks that cannot be sent again
+       strange INTEGER NOT NULL DEFAULT 0,     -- orders it has that this ledger lacks
+       PRIMARY KEY(origin, bucket)
+     ) STRICT, WITHOUT ROWID;
+     CREATE TABLE reconcile_origins(
+       origin TEXT PRIMARY KEY,
+       supported INTEGER NOT NULL,
+       at INTEGER NOT NULL,                    -- milliseconds, as below
+       matched_at INTEGER,
+       full_at INTEGER,
+       ranges INTEGER NOT NULL, orders INTEGER NOT NULL, resent INTEGER NOT NULL
+     ) STRICT, WITHOUT ROWID;
+     INSERT INTO reconcile_marks(origin, bucket)
+       SELECT DISTINCT origin, seq / 256 FROM orders WHERE state = 2 AND origin IS NOT NULL;
+     CREATE TRIGGER orders_settled AFTER UPDATE OF state ON orders
+       WHEN NEW.state = 2 AND NEW.origin IS NOT NULL
+     BEGIN
+       INSERT INTO reconcile_marks(origin, bucket) VALUES(NEW.origin, NEW.seq / 256)
+         ON CONFLICT(origin, bucket) DO UPDATE SET generation = generation + 1, confirmed = 0;
+     END;
+     CREATE TRIGGER orders_salvaged AFTER INSERT ON orders
+       WHEN NEW.state = 2 AND NEW.origin IS NOT NULL AND NEW.body IS NOT NULL
+     BEGIN
+       INSERT INTO reconcile_marks(origin, bucket) VALUES(NEW.origin, NEW.seq / 256)
+         ON CONFLICT(origin, bucket) DO UPDATE SET generation = generation + 1, confirmed = 0;
+     END;",
 ];
 
 /// Brings a ledger to the newest form.

@@ -1,11 +1,22 @@
 //! Every statement on the ledger. One connection, called by one thread; nothing in here waits or decides.
+//!
+//! Statements whose cost must not grow with the ledger name their index: left alone, SQLite takes another one at times,
+//! and reads every pending or every settled order for the few that are wanted.
 
-use super::model::{AuditEntry, Backlog, Facts, Group, Head, Outgoing, Receipt, Record, State, Waiting};
+use super::model::{
+    AuditEntry, Backlog, Facts, Group, Head, Outgoing, Receipt, Record, State, Stored, Waiting,
+};
+use super::reconcile::{self, UNCONFIRMED};
 use super::schema::{self, MigrationError};
-use rusqlite::types::Type;
+use super::seal::KeyError;
+use crate::clock::{Mono, mono};
+use crate::store::StoreError;
+use rusqlite::config::DbConfig;
+use rusqlite::types::{Type, Value};
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, Transaction, params};
 use samovar_wire::{Country, OriginId, Timestamp};
 use std::path::Path;
+use std::time::Duration;
 
 /// The oldest SQLite that may touch a ledger: 3.7.0 to 3.51.2 can corrupt a file when the WAL restarts.
 const OLDEST_SQLITE: i32 = 3_051_003;
@@ -22,6 +33,18 @@ pub enum OpenError {
     /// It cannot be brought to the newest form.
     #[error("the ledger cannot be migrated")]
     Migrate(#[from] MigrationError),
+    /// Its files cannot be used.
+    #[error("the ledger's files cannot be used")]
+    Files(#[from] StoreError),
+    /// There is no key to seal bodies with.
+    #[error("the ledger's key cannot be used")]
+    Key(#[from] KeyError),
+    /// Its thread cannot be started.
+    #[error("the ledger's thread cannot be started")]
+    Thread(#[source] std::io::Error),
+    /// It is damaged, and setting it aside did not help.
+    #[error("the ledger is damaged: {0}")]
+    Damaged(String),
     /// SQLite refused.
     #[error("the ledger cannot be opened")]
     Sqlite(#[source] rusqlite::Error),
@@ -56,7 +79,9 @@ impl Tables {
             | OpenFlags::SQLITE_OPEN_URI
             | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let mut connection = Connection::open_with_flags(uri(path), flags)?;
-        connection.busy_timeout(std::time::Duration::ZERO)?;
+        connection.busy_timeout(Duration::ZERO)?;
+        // Until it is known to be sound, nothing of it may be moved or removed.
+        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
         connection.execute_batch(
             "PRAGMA locking_mode=EXCLUSIVE;
              PRAGMA auto_vacuum=INCREMENTAL;
@@ -93,53 +118,167 @@ impl Tables {
         Ok(result)
     }
 
+    /// A statement that is kept for the next time.
+    pub(super) fn prepare(&self, sql: &str) -> rusqlite::Result<rusqlite::CachedStatement<'_>> {
+        self.connection.prepare_cached(sql)
+    }
+
     /// Bytes in use.
     pub(super) fn bytes(&self) -> rusqlite::Result<u64> {
         let count = |pragma| self.connection.pragma_query_value(None, pragma, |row| row.get::<_, u64>(0));
         Ok((count("page_count")?.saturating_sub(count("freelist_count")?)) * self.page_size)
     }
 
-    /// Moves the WAL into the ledger; cheap when there is nothing to move. Gives the frames still in the WAL.
-    pub(super) fn checkpoint(&self) -> rusqlite::Result<u64> {
-        self.connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| {
-            let (total, moved): (i64, i64) = (row.get(1)?, row.get(2)?);
-            Ok(u64::try_from(total - moved).unwrap_or(0))
-        })
+    /// Looks for damage for at most so long; gives the first that it finds.
+    pub(super) fn quick_check(&self, longest: Duration) -> rusqlite::Result<Option<String>> {
+        let end: Mono = mono().plus(longest);
+        self.connection.progress_handler(20_000, Some(move || mono() >= end))?;
+        let found = self.connection.query_row("PRAGMA quick_check(1)", [], |row| row.get::<_, String>(0));
+        self.connection.progress_handler(0, None::<fn() -> bool>)?;
+        match found {
+            Ok(words) => Ok(Some(words).filter(|words| words != "ok")),
+            Err(error) if error.sqlite_error_code() == Some(rusqlite::ErrorCode::OperationInterrupted) => {
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
     }
 
-    /// Lets bodies and keys of old settled orders go, a few at a time; gives how many rows changed.
-    pub(super) fn retain(
-        &mut self,
-        bodies_before: Timestamp,
-        keys_before: Timestamp,
-    ) -> rusqlite::Result<usize> {
-        const STEP: usize = 200;
+    /// Shows that the disk takes writes, and puts everything that the WAL holds into the main file by fresh writes. After
+    /// a failed sync this is owed: the system takes the pages that it could not write for written, and a later sync of
+    /// the same file says yes to nothing.
+    pub(super) fn rewrite(&mut self) -> rusqlite::Result<()> {
         self.write(|t| {
-            let bodies = t
-                .prepare_cached(
-                    "UPDATE orders SET body = NULL WHERE seq IN (SELECT seq FROM orders
-                     WHERE state = 2 AND closed_at < ?1 AND body IS NOT NULL ORDER BY closed_at LIMIT ?2)",
-                )?
-                .execute(params![bodies_before.millis(), STEP])?;
-            let keys = t
-                .prepare_cached(
+            t.execute(
+                "INSERT INTO meta(k, v) VALUES('rewritten', '1') ON CONFLICT(k) DO UPDATE SET v = v + 1",
+                [],
+            )
+        })?;
+        let busy: i64 = self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))?;
+        if busy == 0 { Ok(()) } else { Err(rusqlite::Error::ExecuteReturnedResults) }
+    }
+
+    /// From now on closing moves the WAL into the ledger.
+    pub(super) fn sound(&self) -> rusqlite::Result<()> {
+        self.connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false).map(drop)
+    }
+
+    /// Lets go of the file without another write to it.
+    pub(super) fn abandon(self) {
+        // Without this the file would be checkpointed once more; that it cannot be set is no reason to keep it open.
+        let _ = self.connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true);
+    }
+
+    /// Moves the WAL into the ledger; cheap when there is nothing to move.
+    pub(super) fn checkpoint(&self) -> rusqlite::Result<()> {
+        self.connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()))
+    }
+
+    /// Bytes in the WAL that the ledger does not have.
+    pub(super) fn owed(&self) -> rusqlite::Result<u64> {
+        let frames: i64 = self.connection.query_row("PRAGMA wal_checkpoint(NOOP)", [], |row| {
+            Ok(row.get::<_, i64>(1)?.saturating_sub(row.get(2)?))
+        })?;
+        Ok(frames.max(0).cast_unsigned() * self.page_size)
+    }
+
+    /// Pages of the file that hold nothing.
+    pub(super) fn free_pages(&self) -> rusqlite::Result<u64> {
+        self.connection.pragma_query_value(None, "freelist_count", |row| row.get(0))
+    }
+
+    /// Pages of the file.
+    pub(super) fn pages(&self) -> rusqlite::Result<u64> {
+        self.connection.pragma_query_value(None, "page_count", |row| row.get(0))
+    }
+
+    /// Gives pages that hold nothing back to the disk.
+    pub(super) fn vacuum(&mut self, pages: u32) -> rusqlite::Result<()> {
+        self.write(|t| t.execute_batch(&format!("PRAGMA incremental_vacuum({pages})")))
+    }
+
+    /// Sets the place behind which the next order goes: no place is used twice while somebody may remember it.
+    pub(super) fn begin_behind(&self, seq: u64) -> rusqlite::Result<()> {
+        let forget = "DELETE FROM sqlite_sequence WHERE name = 'orders'";
+        self.connection.execute(forget, [])?;
+        let begin = "INSERT INTO sqlite_sequence(name, seq) VALUES('orders', ?1)";
+        self.connection.execute(begin, [seq]).map(drop)
+    }
+
+    /// The connection, for salvage to read its own tables.
+    pub(super) const fn connection(&self) -> &Connection {
+        &self.connection
+    }
+
+    /// Bytes of bodies that are kept only for reference.
+    pub(super) fn history_bytes(&self) -> rusqlite::Result<u64> {
+        let sum = "SELECT coalesce(sum(bytes), 0) FROM orders WHERE state = 2 AND body IS NOT NULL";
+        self.connection.prepare_cached(sum)?.query_row([], |row| row.get(0))
+    }
+
+    /// The oldest settled orders that still have their body, and that their origin has confirmed to have; from before
+    /// a time, the others too.
+    pub(super) fn history(
+        &self,
+        limit: usize,
+        unconfirmed_before: Timestamp,
+    ) -> rusqlite::Result<Vec<Kept>> {
+        self.connection
+            .prepare_cached(&format!(
+                "SELECT seq, closed_at, bytes FROM orders WHERE state = 2 AND body IS NOT NULL
+                 AND (closed_at < ?2 OR NOT {UNCONFIRMED}) ORDER BY closed_at LIMIT ?1"
+            ))?
+            .query_map(params![limit, unconfirmed_before.millis()], |row| {
+                Ok(Kept {
+                    seq: row.get(0)?,
+                    closed_at: Timestamp::from_millis(row.get(1)?),
+                    bytes: row.get(2)?,
+                })
+            })?
+            .collect()
+    }
+
+    /// Lets the bodies of these orders go, and forgets some orders that were settled before a time; gives how many it
+    /// forgot.
+    pub(super) fn let_go(
+        &mut self,
+        bodies: &[u64],
+        keys_before: Timestamp,
+        limit: usize,
+    ) -> rusqlite::Result<usize> {
+        self.write(|t| {
+            slim(t, bodies)?;
+            let mut forgotten: Vec<u64> = Vec::new();
+            for part in ["body IS NULL", "body IS NOT NULL"] {
+                let mut forget = t.prepare_cached(&format!(
                     "DELETE FROM orders WHERE seq IN (SELECT seq FROM orders
-                     WHERE state = 2 AND closed_at < ?1 ORDER BY closed_at LIMIT ?2)",
-                )?
-                .execute(params![keys_before.millis(), STEP])?;
-            t.execute_batch("PRAGMA incremental_vacuum(64)")?;
-            Ok(bodies + keys)
+                     WHERE state = 2 AND {part} AND closed_at < ?1 ORDER BY closed_at LIMIT ?2) RETURNING seq"
+                ))?;
+                for seq in forget.query_map(params![keys_before.millis(), limit], |row| row.get(0))? {
+                    forgotten.push(seq?);
+                }
+            }
+            reconcile::forgotten(t, forgotten.iter().copied().max())?;
+            Ok(forgotten.len())
         })
     }
 
-    pub(super) fn heads(&self, group: &Group, after: u64, limit: usize) -> rusqlite::Result<Vec<Head>> {
+    pub(super) fn heads(
+        &self,
+        group: &Group,
+        after: u64,
+        up_to: u64,
+        limit: usize,
+    ) -> rusqlite::Result<Vec<Head>> {
         let mut statement = self.connection.prepare_cached(
-            "SELECT seq, bytes, attempts, user FROM orders
-             WHERE state = 0 AND origin IS ?1 AND udl = ?2 AND seq > ?3 ORDER BY seq LIMIT ?4",
+            "SELECT seq, bytes, attempts, user FROM orders INDEXED BY orders_due
+             WHERE state = 0 AND origin IS ?1 AND udl = ?2 AND seq > ?3 AND seq <= ?4 ORDER BY seq LIMIT ?5",
         )?;
         let origin = group.origin.as_ref().map(OriginId::as_str);
+        // SQLite counts in signed numbers.
+        let up_to = up_to.min(i64::MAX.cast_unsigned());
         statement
-            .query_map(params![origin, group.udl.as_str(), after, limit], |row| {
+            .query_map(params![origin, group.udl.as_str(), after, up_to, limit], |row| {
                 let user: Option<String> = row.get(3)?;
                 Ok(Head {
                     seq: row.get(0)?,
@@ -151,16 +290,16 @@ impl Tables {
             .collect()
     }
 
-    pub(super) fn outgoing(&self, seqs: &[u64]) -> rusqlite::Result<Vec<Outgoing>> {
+    pub(super) fn outgoing(&self, seqs: &[u64]) -> rusqlite::Result<Vec<Stored<Outgoing>>> {
         let mut statement = self.connection.prepare_cached(
-            "SELECT seq, id, key, order_no, sha256, accepted_at, body FROM orders
+            "SELECT seq, id, key, order_no, sha256, accepted_at, body, sealed FROM orders
              WHERE seq = ?1 AND state = 0 AND body IS NOT NULL",
         )?;
         let mut orders = Vec::with_capacity(seqs.len());
         for seq in seqs {
             let order = statement
                 .query_row([seq], |row| {
-                    Ok(Outgoing {
+                    let value = Outgoing {
                         seq: row.get(0)?,
                         id: row.get(1)?,
                         key: row.get(2)?,
@@ -168,7 +307,8 @@ impl Tables {
                         sha256: row.get(4)?,
                         accepted_at: Timestamp::from_millis(row.get(5)?),
                         body: row.get(6)?,
-                    })
+                    };
+                    Ok(Stored { value, sealed: row.get(7)? })
                 })
                 .optional()?;
             orders.extend(order);
@@ -182,31 +322,48 @@ impl Tables {
                 self.connection.prepare_cached(sql)?.query_row([], |row| row.get(0)).optional()?.flatten();
             Ok::<_, rusqlite::Error>(millis.map(Timestamp::from_millis))
         };
-        let accepted = self
-            .connection
-            .prepare_cached("SELECT seq FROM sqlite_sequence WHERE name = 'orders'")?
-            .query_row([], |row| row.get(0))
-            .optional()?;
         Ok(Facts {
-            oldest_pending_at: time("SELECT accepted_at FROM orders WHERE state = 0 ORDER BY seq LIMIT 1")?,
-            last_settled_at: time("SELECT max(closed_at) FROM orders WHERE state = 2")?,
-            accepted: accepted.unwrap_or(0),
+            oldest_pending_at: time(
+                "SELECT accepted_at FROM orders WHERE seq = (SELECT min(seq) FROM orders INDEXED BY orders_due
+                 WHERE state = 0)",
+            )?,
+            last_settled_at: time("SELECT max(closed_at) FROM orders WHERE state = 2 AND body IS NOT NULL")?
+                .max(time("SELECT max(closed_at) FROM orders WHERE state = 2 AND body IS NULL")?),
+            accepted: self.newest()?,
             bytes: self.bytes()?,
         })
     }
 
+    /// The highest place ever given to an order.
+    fn newest(&self) -> rusqlite::Result<u64> {
+        let newest = self
+            .connection
+            .prepare_cached("SELECT seq FROM sqlite_sequence WHERE name = 'orders'")?
+            .query_row([], |row| row.get(0))
+            .optional()?;
+        Ok(newest.unwrap_or(0))
+    }
+
     /// Counts everything; at open, and never again.
     pub(super) fn backlog(&self) -> rusqlite::Result<Backlog> {
-        let mut backlog = Backlog::default();
-        let mut statement = self.connection.prepare("SELECT state, count(*) FROM orders GROUP BY state")?;
+        let mut backlog = Backlog { newest: self.newest()?, ..Backlog::default() };
+        // Settled orders, which are most, are in no index of states: they are what is left.
+        let mut statement = self.connection.prepare(
+            "SELECT state, count(*) FROM orders WHERE state NOT IN (0, 2) GROUP BY state UNION ALL
+             SELECT 0, count(*) FROM orders INDEXED BY orders_due WHERE state = 0",
+        )?;
         for row in statement.query_map([], |row| Ok((row.get::<_, usize>(0)?, row.get(1)?)))? {
             let (state, count) = row?;
             if let Some(slot) = backlog.states.get_mut(state) {
                 *slot = count;
             }
         }
+        let all: u64 = self.connection.query_row("SELECT count(*) FROM orders", [], |row| row.get(0))?;
+        let others: u64 = backlog.states.iter().sum();
+        backlog.states[State::Settled as usize] = all.saturating_sub(others);
         let mut statement = self.connection.prepare(
-            "SELECT state, why, count(*) FROM orders WHERE state IN (1, 3) AND why IS NOT NULL GROUP BY state, why",
+            "SELECT state, why, count(*) FROM orders
+             WHERE state NOT IN (0, 2) AND state IN (1, 3) AND why IS NOT NULL GROUP BY state, why",
         )?;
         for row in statement.query_map([], |row| Ok(((row.get(0)?, row.get(1)?), row.get(2)?)))? {
             let (why, count) = row?;
@@ -225,14 +382,15 @@ impl Tables {
         Ok(backlog)
     }
 
-    pub(super) fn record(&self, wanted: &str) -> rusqlite::Result<Option<Record>> {
+    pub(super) fn record(&self, wanted: &str) -> rusqlite::Result<Option<Stored<Record>>> {
         let by_id = format!("{RECORD} WHERE o.id = ?1");
-        let by_number = format!("{RECORD} WHERE o.order_no = ?1 ORDER BY o.seq DESC LIMIT 1");
+        let by_number = format!("{RECORD} WHERE o.seq = ({NEWEST_OF_NUMBER})");
         for sql in [by_id, by_number] {
             let mut statement = self.connection.prepare_cached(&sql)?;
-            if let Some(mut found) = statement.query_row([wanted], record).optional()? {
-                found.audit = self.audit(found.receipt.seq)?;
-                return Ok(Some(found));
+            let found = statement.query_row([wanted], |row| Ok((record(row)?, row.get(19)?))).optional()?;
+            if let Some((mut value, sealed)) = found {
+                value.audit = self.audit(value.receipt.seq)?;
+                return Ok(Some(Stored { value, sealed }));
             }
         }
         Ok(None)
@@ -259,19 +417,54 @@ impl Tables {
         limit: usize,
     ) -> rusqlite::Result<Vec<Record>> {
         let list = RECORD.replace("o.body", "NULL");
-        match state {
-            Some(state) => self
-                .connection
-                .prepare_cached(&format!("{list} WHERE o.state = ?1 AND o.seq > ?2 ORDER BY o.seq LIMIT ?3"))?
-                .query_map(params![state as u8, after, limit], record)?
-                .collect(),
-            None => self
-                .connection
-                .prepare_cached(&format!("{list} WHERE o.seq > ?1 ORDER BY o.seq LIMIT ?2"))?
-                .query_map(params![after, limit], record)?
-                .collect(),
-        }
+        // The states are written out, or the partial indexes would not be used.
+        let which = match state {
+            None | Some(State::Settled) => state.map_or("", |_| "o.state = 2 AND").to_owned(),
+            Some(State::Pending) => {
+                // Those that wait are indexed by where they go; the few of a page are looked up by place.
+                let seqs = "SELECT seq FROM orders INDEXED BY orders_due
+                    WHERE state = 0 AND seq > ?1 ORDER BY seq LIMIT ?2";
+                format!("o.seq IN ({seqs}) AND")
+            }
+            Some(state) => format!("o.state = {} AND o.state NOT IN (0, 2) AND", state as u8),
+        };
+        self.connection
+            .prepare_cached(&format!("{list} WHERE {which} o.seq > ?1 ORDER BY o.seq LIMIT ?2"))?
+            .query_map(params![after, limit], record)?
+            .collect()
     }
+}
+
+/// Takes the bodies out of orders. An update would leave their pages half empty for ever; SQLite joins pages only when
+/// rows are deleted, so the rows leave and come back without their bodies.
+fn slim(t: &Transaction<'_>, seqs: &[u64]) -> rusqlite::Result<()> {
+    let mut select = t.prepare_cached("SELECT * FROM orders WHERE seq = ?1")?;
+    let columns = select.column_count();
+    let emptied = [select.column_index("body")?, select.column_index("sealed")?];
+    let mut delete = t.prepare_cached("DELETE FROM orders WHERE seq = ?1")?;
+    let mut rows: Vec<Vec<Value>> = Vec::with_capacity(seqs.len());
+    for seq in seqs {
+        let value = |row: &Row<'_>, column| {
+            if emptied.contains(&column) { Ok(Value::Null) } else { row.get::<_, Value>(column) }
+        };
+        let row = select.query_row([seq], |row| (0..columns).map(|column| value(row, column)).collect());
+        rows.extend(row.optional()?);
+        delete.execute([seq])?;
+    }
+    let places = vec!["?"; columns].join(",");
+    let mut insert = t.prepare_cached(&format!("INSERT INTO orders VALUES({places})"))?;
+    for row in rows {
+        insert.execute(rusqlite::params_from_iter(row))?;
+    }
+    Ok(())
+}
+
+/// A settled order that still has its body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Kept {
+    pub(super) seq: u64,
+    pub(super) closed_at: Timestamp,
+    pub(super) bytes: u64,
 }
 
 /// `psow=0`: cheap flash can wipe a whole sector when the power dies during a write, and then SQLite must not count
@@ -330,9 +523,15 @@ pub(super) fn receipt(row: &Row<'_>) -> rusqlite::Result<(Receipt, [u8; 32])> {
     Ok((receipt, row.get(5)?))
 }
 
+/// The newest order with a number. A number that is the key is found by the key.
+const NEWEST_OF_NUMBER: &str = "SELECT max(seq) FROM
+    (SELECT seq FROM orders WHERE key = ?1 AND conflict_with IS NULL AND order_no = ?1 UNION ALL
+     SELECT seq FROM orders WHERE key = ?1 AND conflict_with IS NOT NULL AND order_no = ?1 UNION ALL
+     SELECT seq FROM orders WHERE order_no = ?1 AND order_no <> key)";
+
 const RECORD: &str =
     "SELECT o.id, o.order_no, o.state, o.seq, o.accepted_at, o.sha256, o.key, f.id, o.udl, o.kind,
-    o.depends_on, o.why, o.detail, o.origin, o.attempts, o.first_sent_at, o.sent_at, o.closed_at, o.body
+    o.depends_on, o.why, o.detail, o.origin, o.attempts, o.first_sent_at, o.sent_at, o.closed_at, o.body, o.sealed
     FROM orders o LEFT JOIN orders f ON f.seq = o.conflict_with";
 
 fn record(row: &Row<'_>) -> rusqlite::Result<Record> {

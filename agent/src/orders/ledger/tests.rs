@@ -1,3 +1,7 @@
+mod at_rest;
+mod capacity;
+mod damage;
+
 use super::*;
 use crate::heartbeat::Heartbeats;
 use crate::orders::order::Order;
@@ -8,17 +12,34 @@ struct Till {
     _dir: tempfile::TempDir,
 }
 
+fn settings(dir: &std::path::Path, max_bytes: u64) -> LedgerSettings {
+    LedgerSettings { max_bytes, ..LedgerSettings::at(dir.join("orders.db")) }
+}
+
 fn open(dir: &std::path::Path, max_bytes: u64) -> Result<Ledger, OpenError> {
-    let heartbeat = Heartbeats::default().register("ledger", DEADLINE);
-    Ledger::open(
-        LedgerSettings {
-            path: dir.join("orders.db"),
-            max_bytes,
-            body_retention: Duration::from_secs(86_400),
-            key_retention: Duration::from_secs(180 * 86_400),
-        },
-        heartbeat,
-    )
+    open_with(settings(dir, max_bytes))
+}
+
+fn open_with(settings: LedgerSettings) -> Result<Ledger, OpenError> {
+    Ledger::open(settings, Heartbeats::default().register("ledger", DEADLINE))
+}
+
+/// Waits until something holds.
+async fn until<T>(mut ask: impl AsyncFnMut() -> Option<T>) -> T {
+    let deadline = tokio::time::Instant::now() + 2 * DEADLINE;
+    loop {
+        if let Some(value) = ask().await {
+            return value;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "it never came to hold");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+/// Ends a ledger and waits until its thread has moved everything into the main file.
+async fn close(ledger: Ledger, dir: &std::path::Path) {
+    drop(ledger);
+    until(async || (!dir.join("orders.db-wal").exists()).then_some(())).await;
 }
 
 impl Till {
@@ -111,7 +132,7 @@ async fn everything_is_there_after_the_ledger_is_opened_again() {
     receipt(till.post("1", "").await);
     receipt(till.post("2", "").await);
     till.ledger.bind(vec![1], apac()).await.unwrap();
-    let id = till.ledger.id().to_owned();
+    let id = till.ledger.id();
     let Till { ledger, _dir } = till;
     let before = ledger.backlog().borrow().clone();
     drop(ledger);
@@ -123,9 +144,13 @@ async fn everything_is_there_after_the_ledger_is_opened_again() {
 
 /// The thread lets go of the file shortly after the last handle is gone.
 async fn reopened(dir: &std::path::Path) -> Ledger {
+    reopened_with(settings(dir, 64 << 20)).await
+}
+
+async fn reopened_with(settings: LedgerSettings) -> Ledger {
     let deadline = tokio::time::Instant::now() + DEADLINE;
     loop {
-        match open(dir, 64 << 20) {
+        match open_with(settings.clone()) {
             Ok(ledger) => return ledger,
             Err(OpenError::InUse) if tokio::time::Instant::now() < deadline => tokio::task::yield_now().await,
             Err(error) => panic!("{error}"),
@@ -147,9 +172,9 @@ async fn an_order_once_bound_is_given_to_no_other_origin() {
     assert_eq!(sent[0].order_no, "1");
     assert!(till.ledger.bind(vec![1], "us-west".parse().unwrap()).await.unwrap().is_empty());
     assert_eq!(till.ledger.bind(vec![1], apac()).await.unwrap().len(), 1);
-    assert!(till.ledger.heads(unbound(), 0, 10).await.unwrap().is_empty());
+    assert!(till.ledger.heads(unbound(), 0, u64::MAX, 10).await.unwrap().is_empty());
     let bound = Group { origin: Some(apac()), ..unbound() };
-    assert_eq!(till.ledger.heads(bound, 0, 10).await.unwrap()[0].attempts, 2);
+    assert_eq!(till.ledger.heads(bound, 0, u64::MAX, 10).await.unwrap()[0].attempts, 2);
 }
 
 #[tokio::test]
@@ -168,6 +193,41 @@ async fn a_refund_waits_until_its_sale_is_settled() {
     // A sale that is settled already, or is not in this ledger, holds nothing up.
     assert_eq!(receipt(till.post("r2", r#","depends_on":"sale""#).await).state, State::Pending);
     assert_eq!(receipt(till.post("r3", r#","depends_on":"elsewhere""#).await).state, State::Pending);
+}
+
+#[tokio::test]
+async fn a_refund_whose_sale_was_discarded_says_so_and_waits_for_an_operator() {
+    let till = Till::new();
+    receipt(till.post("sale", "").await);
+    let refund = receipt(till.post("refund", r#","depends_on":"sale""#).await);
+    let intervene = async |order: &str, what| till.ledger.intervene(order, what, "ann", "x").await;
+    // Nobody gets a refund past its sale without being asked who he is.
+    assert!(matches!(intervene("refund", Intervention::Retry).await, Err(LedgerError::NotAllowed(_))));
+    intervene("sale", Intervention::Discard).await.unwrap();
+    let late = receipt(till.post("late", r#","depends_on":"sale""#).await);
+    for held in [&refund.id, &late.id] {
+        let record = till.ledger.record(held).await.unwrap().unwrap();
+        assert_eq!(record.receipt.state, State::Held);
+        assert!(record.detail.as_ref().unwrap().contains("was discarded"), "{:?}", record.detail);
+    }
+    assert!(matches!(intervene("refund", Intervention::Retry).await, Err(LedgerError::NotAllowed(_))));
+    let record = intervene("refund", Intervention::Force).await.unwrap();
+    assert_eq!((record.receipt.state, record.audit[0].what.as_str()), (State::Pending, "retry"));
+}
+
+#[tokio::test]
+async fn heads_are_read_between_two_places_and_the_newest_place_is_published() {
+    let till = Till::new();
+    for number in ["1", "2", "3", "4"] {
+        receipt(till.post(number, "").await);
+    }
+    let between = till.ledger.heads(unbound(), 1, 3, 10).await.unwrap();
+    assert_eq!(between.iter().map(|head| head.seq).collect::<Vec<_>>(), [2, 3]);
+    till.settle(4).await;
+    assert_eq!(till.ledger.backlog().borrow().newest, 4);
+    let Till { ledger, _dir } = till;
+    drop(ledger);
+    assert_eq!(reopened(_dir.path()).await.backlog().borrow().newest, 4);
 }
 
 #[tokio::test]
@@ -275,8 +335,8 @@ async fn a_damaged_ledger_is_set_aside_and_a_new_one_serves() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("orders.db"), vec![7; 8192]).unwrap();
     let ledger = open(dir.path(), 64 << 20).unwrap();
-    let told = ledger.storage().borrow().set_aside.clone().unwrap();
-    assert!(told.contains("orders.db.damaged-1"), "{told}");
+    let told = until(async || ledger.storage().borrow().salvaged.first().cloned()).await;
+    assert!(told.losses && told.told.contains("orders.db.damaged-1"), "{told:?}");
     assert_eq!(std::fs::read(dir.path().join("orders.db.damaged-1")).unwrap(), vec![7; 8192]);
     assert!(ledger.accept(vec![order("1", "")]).await.is_ok());
 }

@@ -2,16 +2,16 @@
 //! counts move; nothing in here waits.
 
 use super::model::{
-    Accepted, Backlog, CONFLICT, Change, ChangeTo, Group, Hold, Intervention, KEY_REUSED, NewOrder, Receipt,
-    State, Waiting,
+    Accepted, Backlog, CONFLICT, Change, ChangeTo, DAMAGED, Group, Hold, Incoming, Intervention, KEY_REUSED,
+    Receipt, State, UNREADABLE, Waiting,
 };
 use super::tables::{RECEIPT, id, optional_id, receipt, state};
 use rusqlite::{OptionalExtension, Transaction, params};
 use samovar_wire::{OriginId, Timestamp};
 
 /// Takes one order in, unless its key is known.
-pub(super) fn accept(t: &Transaction<'_>, new: &NewOrder) -> rusqlite::Result<Accepted> {
-    let order = &new.order;
+pub(super) fn accept(t: &Transaction<'_>, new: &Incoming) -> rusqlite::Result<Accepted> {
+    let order = &new.new.order;
     let first = t
         .prepare_cached(&format!("{RECEIPT} WHERE key = ?1 AND conflict_with IS NULL"))?
         .query_row([&order.key], receipt)
@@ -46,21 +46,31 @@ fn waits_for(t: &Transaction<'_>, depends_on: Option<&str>) -> rusqlite::Result<
     let Some(number) = depends_on else { return Ok(None) };
     let earlier = t
         .prepare_cached(&format!(
-            "{RECEIPT} WHERE order_no = ?1 AND conflict_with IS NULL ORDER BY seq DESC LIMIT 1"
+            "{RECEIPT} WHERE seq = (SELECT max(seq) FROM
+               (SELECT seq FROM orders WHERE key = ?1 AND conflict_with IS NULL AND order_no = ?1 UNION ALL
+                SELECT seq FROM orders WHERE order_no = ?1 AND order_no <> key AND conflict_with IS NULL))"
         ))?
         .query_row([number], receipt)
         .optional()?;
-    Ok(earlier
-        .filter(|(receipt, _)| receipt.state != State::Settled)
-        .map(|_| format!("waits until order {number} is settled")))
+    Ok(earlier.and_then(|(receipt, _)| match receipt.state {
+        State::Settled => None,
+        State::Discarded => Some(never_settled(number)),
+        _ => Some(format!("waits until order {number} is settled")),
+    }))
+}
+
+/// A refund of a sale that never happened must not go by itself: a person decides.
+fn never_settled(number: &str) -> String {
+    format!("order {number} was discarded and will not be settled: retry or discard this one")
 }
 
 fn insert(
     t: &Transaction<'_>,
-    new: &NewOrder,
+    incoming: &Incoming,
     why: Option<(State, &str, &str)>,
     conflict_with: Option<u64>,
 ) -> rusqlite::Result<Receipt> {
+    let new = &incoming.new;
     let order = &new.order;
     let (state, why, detail) = match why {
         Some((state, why, detail)) => (state, Some(why), Some(detail)),
@@ -69,7 +79,8 @@ fn insert(
     let closed_at = (state == State::Quarantined).then_some(new.accepted_at.millis());
     t.prepare_cached(
         "INSERT INTO orders(id, key, conflict_with, order_no, sha256, udl, user, kind, depends_on, body, bytes,
-         accepted_at, state, why, detail, closed_at) VALUES(?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14,?15,?16)",
+         accepted_at, state, why, detail, closed_at, sealed)
+         VALUES(?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14,?15,?16,?17)",
     )?
     .execute(params![
         new.id,
@@ -82,12 +93,13 @@ fn insert(
         order.kind,
         order.depends_on,
         order.body,
-        order.body.len(),
+        incoming.bytes,
         new.accepted_at.millis(),
         state as u8,
         why,
         detail,
-        closed_at
+        closed_at,
+        incoming.sealed
     ])?;
     Ok(Receipt {
         id: new.id.clone(),
@@ -113,7 +125,7 @@ pub(super) struct Place {
     pub(super) why: Option<String>,
 }
 
-fn place(t: &Transaction<'_>, seq: u64) -> rusqlite::Result<Option<Place>> {
+pub(super) fn place(t: &Transaction<'_>, seq: u64) -> rusqlite::Result<Option<Place>> {
     t.prepare_cached("SELECT state, origin, udl, why FROM orders WHERE seq = ?1")?
         .query_row([seq], |row| {
             let group = Group { origin: optional_id(row, 1)?, udl: id(row, 2)? };
@@ -186,7 +198,11 @@ pub(super) fn change(t: &Transaction<'_>, changes: &[Change], now: Timestamp) ->
 
 /// Makes held orders pending again.
 pub(super) fn unhold(t: &Transaction<'_>, hold: Hold) -> rusqlite::Result<Vec<Move>> {
-    free(t, "SELECT seq FROM orders WHERE state = 1 AND why = ?1", &hold.word())
+    free(
+        t,
+        "SELECT seq FROM orders WHERE state = 1 AND state NOT IN (0, 2) AND why = ?1 ORDER BY seq",
+        &hold.word(),
+    )
 }
 
 fn free(t: &Transaction<'_>, select: &str, argument: &dyn rusqlite::ToSql) -> rusqlite::Result<Vec<Move>> {
@@ -197,7 +213,7 @@ fn free(t: &Transaction<'_>, select: &str, argument: &dyn rusqlite::ToSql) -> ru
     seqs.into_iter().filter_map(|seq| make_pending(t, seq, false).transpose()).collect()
 }
 
-fn make_pending(t: &Transaction<'_>, seq: u64, unbind: bool) -> rusqlite::Result<Option<Move>> {
+pub(super) fn make_pending(t: &Transaction<'_>, seq: u64, unbind: bool) -> rusqlite::Result<Option<Move>> {
     let Some(from) = place(t, seq)? else { return Ok(None) };
     let sql = if unbind {
         "UPDATE orders SET state = 0, why = NULL, closed_at = NULL, origin = NULL WHERE seq = ?1"
@@ -208,6 +224,18 @@ fn make_pending(t: &Transaction<'_>, seq: u64, unbind: bool) -> rusqlite::Result
     let origin = if unbind { None } else { from.group.origin.clone() };
     let group = Group { origin, udl: from.group.udl.clone() };
     Ok(Some(Move { from, to: Place { state: State::Pending, group, why: None } }))
+}
+
+/// Gives orders back whose body can be opened again now that their key is here.
+pub(super) fn reopen(t: &Transaction<'_>, key: i64, limit: usize) -> rusqlite::Result<Vec<Move>> {
+    let seqs: Vec<u64> = t
+        .prepare_cached(
+            "SELECT seq FROM orders WHERE state = 3 AND state NOT IN (0, 2) AND why = 'unreadable' AND sealed = ?1
+             ORDER BY seq LIMIT ?2",
+        )?
+        .query_map(params![key, limit], |row| row.get(0))?
+        .collect::<rusqlite::Result<_>>()?;
+    seqs.into_iter().filter_map(|seq| make_pending(t, seq, false).transpose()).collect()
 }
 
 /// What came of an intervention.
@@ -233,6 +261,12 @@ pub(super) fn intervene(
     if let Some(refused) = refusal(&from, what) {
         return Ok(Intervened::Refused(refused));
     }
+    if *what == Intervention::Retry && from.why.as_deref() == Some(Hold::DependsOn.word()) && waits(t, seq)? {
+        return Ok(Intervened::Refused(
+            "the order that it depends on is not settled: retry or discard that one first (the device's token \
+             allows this retry all the same)",
+        ));
+    }
     t.prepare_cached("INSERT INTO audit(at, seq, what, who, reason) VALUES(?1, ?2, ?3, ?4, ?5)")?
         .execute(params![now.millis(), seq, what.word(), who, reason])?;
     if *what == Intervention::Discard {
@@ -240,22 +274,48 @@ pub(super) fn intervene(
             "UPDATE orders SET state = 4, why = NULL, detail = ?2, closed_at = ?3 WHERE seq = ?1",
         )?
         .execute(params![seq, reason, now.millis()])?;
+        tell_dependents(t, seq)?;
         let to = Place { state: State::Discarded, group: from.group.clone(), why: None };
         return Ok(Intervened::Done(Move { from, to }));
     }
     // An order that the origin refused by its own word is not there, so a retry may go wherever routing says now.
-    let refused_by_origin = from.state == State::Quarantined && from.why.as_deref() != Some(CONFLICT);
+    // One that was quarantined for its body's sake may have been sent before.
+    let own_reasons = [CONFLICT, DAMAGED, UNREADABLE].map(Some);
+    let refused_by_origin = from.state == State::Quarantined && !own_reasons.contains(&from.why.as_deref());
     let unbind = *what == Intervention::Release || refused_by_origin;
     Ok(make_pending(t, seq, unbind)?.map_or(Intervened::Unknown, Intervened::Done))
+}
+
+/// Whether an order still has to wait for the one that it depends on.
+fn waits(t: &Transaction<'_>, seq: u64) -> rusqlite::Result<bool> {
+    let number: Option<String> = t
+        .prepare_cached("SELECT depends_on FROM orders WHERE seq = ?1")?
+        .query_row([seq], |row| row.get(0))?;
+    Ok(waits_for(t, number.as_deref())?.is_some())
+}
+
+/// Says to the orders that wait for a discarded one that they would wait for ever.
+fn tell_dependents(t: &Transaction<'_>, seq: u64) -> rusqlite::Result<()> {
+    let number: String =
+        t.prepare_cached("SELECT order_no FROM orders WHERE seq = ?1")?.query_row([seq], |row| row.get(0))?;
+    t.prepare_cached(
+        "UPDATE orders SET detail = ?2 WHERE state = 1 AND why = 'depends_on' AND depends_on = ?1",
+    )?
+    .execute(params![number, never_settled(&number)])?;
+    Ok(())
 }
 
 fn refusal(from: &Place, what: &Intervention) -> Option<&'static str> {
     match (what, from.state) {
         (_, State::Settled) => Some("the order is settled: nothing to do"),
         (_, State::Discarded) => Some("the order was discarded: hand it in again under a new key"),
-        (Intervention::Retry, State::Quarantined) if from.why.as_deref() == Some(KEY_REUSED) => Some(
-            "its key belongs to another order: hand it in again under a key of its own, then discard this record",
-        ),
+        (Intervention::Retry | Intervention::Force, State::Quarantined)
+            if from.why.as_deref() == Some(KEY_REUSED) =>
+        {
+            Some(
+                "its key belongs to another order: hand it in again under a key of its own, then discard this record",
+            )
+        }
         (Intervention::Release, _) if from.group.origin.is_none() => {
             Some("the order is not bound to an origin")
         }
@@ -264,19 +324,20 @@ fn refusal(from: &Place, what: &Intervention) -> Option<&'static str> {
 }
 
 /// Counts an order that was taken in.
-pub(super) fn count_new(backlog: &mut Backlog, new: &NewOrder, accepted: &Accepted) {
+pub(super) fn count_new(backlog: &mut Backlog, new: &Incoming, accepted: &Accepted) {
     let (receipt, why) = match accepted {
         Accepted::New(receipt) if receipt.state == State::Held => (receipt, Some(Hold::DependsOn.word())),
         Accepted::New(receipt) => (receipt, None),
         Accepted::KeyReused { kept, repeated: false, .. } => (kept, Some(KEY_REUSED)),
         Accepted::KeyReused { .. } | Accepted::Replay(_) => return,
     };
-    let group = Group { origin: None, udl: new.order.udl.clone() };
+    backlog.newest = backlog.newest.max(receipt.seq);
+    let group = Group { origin: None, udl: new.new.order.udl.clone() };
     Place { state: receipt.state, group, why: why.map(str::to_owned) }.add(backlog);
 }
 
 impl Place {
-    fn add(&self, backlog: &mut Backlog) {
+    pub(super) fn add(&self, backlog: &mut Backlog) {
         backlog.states[self.state as usize] += 1;
         if self.state == State::Pending {
             backlog.arrivals += 1;

@@ -6,6 +6,7 @@ pub mod claim;
 pub mod device;
 pub mod operator;
 pub mod order;
+pub mod reconciliation;
 pub mod route_table;
 pub mod secret;
 pub mod session;

@@ -38,7 +38,7 @@ async fn a_fleet_that_starts_again_goes_on_where_it_was() {
     pos.events(1..=100).await;
     pos.acknowledged(100).await;
     pos.die().await;
-    let World { broker, database, keys, tasks, dir, .. } = world;
+    let World { broker, database, keys, tasks, dir, overload, .. } = world;
     tasks.stop(PATIENCE).await;
     let Broker::Embedded { broker, .. } = broker else { return };
     broker.stop(Duration::from_secs(5)).await.unwrap();
@@ -48,8 +48,8 @@ async fn a_fleet_that_starts_again_goes_on_where_it_was() {
     let fresh = tempfile::tempdir().unwrap();
     let broker = Broker::embedded(fresh.path()).await;
     let database = Database::open(&format!("sqlite://{}/fleet.db", dir.path().display())).await.unwrap();
-    let (ingest, tasks) = Ingest::start(&database, config(&broker, &keys)).unwrap();
-    let world = World { broker, database, keys, ingest, tasks, dir };
+    let (ingest, tasks) = Ingest::start(&database, config(&broker, &keys, &overload)).unwrap();
+    let world = World { broker, database, keys, ingest, tasks, dir, overload };
     until("the fleet to be connected", async || world.ingest.is_connected()).await;
     let mut pos = Device::connect(&world, POS, 2).await;
     pos.birth(None, 0).await;

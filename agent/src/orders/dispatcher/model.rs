@@ -1,0 +1,56 @@
+//! What the dispatcher asks and what it wants done. Pure.
+
+use super::queue::Page;
+use crate::orders::ledger::{Change, Group, Head, Hold};
+use samovar_wire::{Country, OriginId};
+
+/// Where routing sends an order right now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Route {
+    /// To this origin.
+    To(OriginId),
+    /// Nowhere, until the route table changes; the words say why.
+    Hold(String),
+    /// Nothing can be said yet.
+    Wait,
+}
+
+/// What routing is asked.
+#[derive(Debug, Clone, Copy)]
+pub struct RouteQuery<'a> {
+    /// The country of the order.
+    pub country: &'a Country,
+    /// The person it concerns.
+    pub user: Option<&'a str>,
+    /// The origin it is bound to.
+    pub bound: Option<&'a OriginId>,
+}
+
+/// Something to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// Read more heads of a group and hand them to [`super::Dispatcher::loaded`].
+    Load {
+        /// Which group.
+        group: Group,
+        /// Which part of it.
+        page: Page,
+    },
+    /// Bind these orders, send them, and hand the outcome to [`super::Dispatcher::answered`].
+    Send(Sending),
+    /// Record these changes.
+    Record(Vec<Change>),
+    /// Make orders held for a reason pending again.
+    Unhold(Hold),
+}
+
+/// A batch to be sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sending {
+    /// To this origin.
+    pub origin: OriginId,
+    /// Orders of this country.
+    pub country: Country,
+    /// These orders, ascending.
+    pub heads: Vec<Head>,
+}
