@@ -30,7 +30,7 @@ const CRATES: &[(&str, &str, &[&str])] = &[
     ("drivers", "samovar-drivers", &[]),
     ("fleet", "samovar-fleet", &["samovar-wire"]),
     ("fleet/wire", "samovar-wire", &[]),
-    ("tests", "samovar-tests", &["samovar-wire"]),
+    ("tests", "samovar-tests", &["samovar-agent", "samovar-wire"]),
 ];
 
 /// Files that only decide, whatever else changes.
