@@ -36,7 +36,6 @@ async fn a_second_cut_while_the_ledger_recovers_from_the_first_loses_nothing_eit
 /// After a recovery the journal may end inside a sector that holds acknowledged orders: what is written next there
 /// puts them at risk, unless the journal begins anew.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "fails until a ledger that is opened moves its journal into the main file before it is written to"]
 async fn a_second_cut_that_wipes_a_sector_loses_nothing_either() {
     cut_twice(&[Fate::Wiped]).await;
 }

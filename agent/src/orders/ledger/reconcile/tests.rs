@@ -83,7 +83,7 @@ impl Till {
         let Self { ledger, dir } = self;
         drop(ledger);
         let path = dir.path().join("orders.db");
-        let mut tables = when_free(|| Tables::open(&path, 64 << 20)).await;
+        let mut tables = when_free(|| Tables::open(&path, 64 << 20, None)).await;
         let candidates = tables.history(100, unconfirmed_before).unwrap();
         let old: Vec<u64> =
             candidates.iter().filter(|kept| kept.closed_at < before).map(|kept| kept.seq).collect();
