@@ -1,9 +1,9 @@
 //! The clock by which history grows old: pure, it is told both clocks and decides what may be believed.
 //!
 //! What is let go does not come back, so a wall clock that is wrong for a while must not age anything. This clock moves
-//! towards the wall clock, at most four times as fast as the time for which the agent runs, and never back. A device
-//! that runs six hours a day keeps up; a clock that is a year ahead must go unnoticed for weeks before a key is
-//! forgotten too early. Where this clock lags, history is only kept for longer; the limits of room hold as ever.
+//! towards the wall clock, at most four times as fast as the time for which the agent runs and by an hour at each start
+//! (it is noted every hour), and never back. A device that runs six hours a day keeps up; a clock that is a year ahead
+//! must go unnoticed for weeks before a key is forgotten too early. Where this clock lags, history is only kept for longer; the limits of room hold as ever.
 
 use crate::clock::Mono;
 use samovar_wire::Timestamp;
@@ -29,7 +29,9 @@ impl Age {
         wall: Timestamp,
         now: Mono,
     ) -> Self {
-        Self { at: noted.unwrap_or_else(|| newest.unwrap_or(wall).min(wall)), noted, seen: now }
+        let known = noted.or(newest).map(|at| at.millis().saturating_add(NOTE_MS));
+        let noted_or_wall = noted.map_or(wall, |noted| noted.max(wall));
+        Self { at: known.map_or(wall, |at| Timestamp::from_millis(at).min(noted_or_wall)), noted, seen: now }
     }
 
     /// Moves on, and gives the time by which history is judged: never later than the wall clock.
@@ -85,9 +87,9 @@ mod tests {
         assert_eq!(age.advance(at(HOUR), ran(HOUR)), at(HOUR));
         // Nor does one that is there at a start.
         let mut age = Age::begin(Some(at(0)), None, at(YEAR), ran(0));
-        assert_eq!(age.advance(at(YEAR), ran(0)), at(0));
+        assert_eq!(age.advance(at(YEAR), ran(0)), at(HOUR));
         let mut age = Age::begin(None, Some(at(5)), at(YEAR), ran(0));
-        assert_eq!(age.advance(at(YEAR), ran(1)), at(9));
+        assert_eq!(age.advance(at(YEAR), ran(1)), at(HOUR + 9));
     }
 
     #[test]

@@ -7,6 +7,7 @@
 //! ```
 
 use super::LedgerSettings;
+use super::connection::is_in_use;
 use super::room::give_up_ballast;
 use super::salvage::{self, journal_is_broken, journal_of};
 use super::tables::{OpenError, Tables};
@@ -108,6 +109,9 @@ pub(super) fn reopen(settings: &LedgerSettings) -> Result<Tables, rusqlite::Erro
 /// Opens the ledger if it is sound. After a stop that was not clean it is looked at more closely.
 fn open_sound(settings: &LedgerSettings) -> Result<Tables, Failure> {
     let path = &settings.path;
+    if length(path) > 0 && is_in_use(path) {
+        return Err(Failure::Other(OpenError::InUse));
+    }
     let unclean = length(&journal_of(path)) > 0;
     if unclean && journal_is_broken(path).unwrap_or(false) {
         return Err(Failure::Damaged("its journal is broken in the middle".into()));
@@ -128,7 +132,7 @@ fn open_sound(settings: &LedgerSettings) -> Result<Tables, Failure> {
 
 /// Writes the journal anew, as another file. After a failed sync it reads back as if it were on the disk, also for a
 /// process that was started since, and no later sync of the same file puts it there. Moved from such a journal, the main
-/// file would be torn by a power cut with nothing to mend it. The data directory's lock keeps others out.
+/// file would be torn by a power cut with nothing to mend it.
 fn renew_journal(settings: &LedgerSettings) -> rusqlite::Result<()> {
     let wal = journal_of(&settings.path);
     let as_sqlite = |code| {

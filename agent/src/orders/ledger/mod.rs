@@ -5,6 +5,7 @@
 
 mod age;
 mod care;
+mod connection;
 mod files;
 mod model;
 mod reconcile;

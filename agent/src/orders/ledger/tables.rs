@@ -3,6 +3,7 @@
 //! Statements whose cost must not grow with the ledger name their index: left alone, SQLite takes another one at times,
 //! and reads every pending or every settled order for the few that are wanted.
 
+use super::connection::{connect, quick_check, truncate_wal};
 use super::files::is_full;
 use super::model::{
     AuditEntry, Backlog, Facts, Group, Head, Outgoing, Receipt, Record, State, Stored, Waiting,
@@ -10,11 +11,10 @@ use super::model::{
 use super::reconcile::{self, UNCONFIRMED};
 use super::schema::{self, MigrationError};
 use super::seal::KeyError;
-use crate::clock::{Mono, mono};
 use crate::store::StoreError;
 use rusqlite::config::DbConfig;
 use rusqlite::types::{Type, Value};
-use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, Transaction, params};
+use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
 use samovar_wire::{Country, OriginId, Timestamp};
 use std::path::Path;
 use std::time::Duration;
@@ -190,11 +190,7 @@ impl Tables {
 
     /// The oldest settled orders that still have their body, and that their origin has confirmed to have; from before
     /// a time, the others too.
-    pub(super) fn history(
-        &self,
-        limit: usize,
-        unconfirmed_before: Timestamp,
-    ) -> rusqlite::Result<Vec<Kept>> {
+    pub(super) fn history(&self, limit: usize, unconfirmed_before: Timestamp) -> rusqlite::Result<Vec<Kept>> {
         self.connection
             .prepare_cached(&format!(
                 "SELECT seq, closed_at, bytes FROM orders WHERE state = 2 AND body IS NOT NULL
@@ -458,72 +454,6 @@ pub(super) struct Kept {
     pub(super) seq: u64,
     pub(super) closed_at: Timestamp,
     pub(super) bytes: u64,
-}
-
-/// A connection that has written nothing yet.
-fn connect(path: &Path) -> rusqlite::Result<Connection> {
-    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
-        | OpenFlags::SQLITE_OPEN_CREATE
-        | OpenFlags::SQLITE_OPEN_URI
-        | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let connection = Connection::open_with_flags(uri(path), flags)?;
-    connection.busy_timeout(Duration::ZERO)?;
-    // Until it is known to be sound, nothing of it may be moved or removed.
-    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
-    connection.execute_batch("PRAGMA locking_mode=EXCLUSIVE;")?;
-    // It stays as it was made, and would be written again at each start.
-    if connection.pragma_query_value(None, "page_count", |row| row.get::<_, u64>(0))? == 0 {
-        connection.execute_batch("PRAGMA auto_vacuum=INCREMENTAL;")?;
-    }
-    connection.execute_batch(
-        "PRAGMA journal_mode=WAL;
-         PRAGMA synchronous=FULL;
-         PRAGMA wal_autocheckpoint=0;
-         PRAGMA journal_size_limit=8388608;
-         PRAGMA cell_size_check=ON;
-         PRAGMA trusted_schema=OFF;
-         PRAGMA foreign_keys=OFF;
-         PRAGMA mmap_size=0;
-         PRAGMA cache_size=-2048;
-         PRAGMA temp_store=MEMORY;",
-    )?;
-    connection.set_prepared_statement_cache_capacity(48);
-    Ok(connection)
-}
-
-/// Looks for damage for at most so long; gives the first that it finds.
-fn quick_check(connection: &Connection, longest: Duration) -> rusqlite::Result<Option<String>> {
-    let end: Mono = mono().plus(longest);
-    connection.progress_handler(20_000, Some(move || mono() >= end))?;
-    let found = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get::<_, String>(0));
-    connection.progress_handler(0, None::<fn() -> bool>)?;
-    match found {
-        Ok(words) => Ok(Some(words).filter(|words| words != "ok")),
-        Err(error) if error.sqlite_error_code() == Some(rusqlite::ErrorCode::OperationInterrupted) => Ok(None),
-        Err(error) => Err(error),
-    }
-}
-
-/// Moves the WAL into the main file and empties it.
-fn truncate_wal(connection: &Connection) -> rusqlite::Result<()> {
-    let busy: i64 = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))?;
-    if busy == 0 { Ok(()) } else { Err(rusqlite::Error::ExecuteReturnedResults) }
-}
-
-/// `psow=0`: cheap flash can wipe a whole sector when the power dies during a write, and then SQLite must not count
-/// on the rest of that sector. Costs nothing that could be measured.
-fn uri(path: &Path) -> String {
-    let escaped: String = path
-        .to_string_lossy()
-        .chars()
-        .map(|c| match c {
-            '%' => "%25".into(),
-            '?' => "%3f".into(),
-            '#' => "%23".into(),
-            other => other.to_string(),
-        })
-        .collect();
-    format!("file:{escaped}?psow=0")
 }
 
 fn ledger_id(connection: &Connection) -> rusqlite::Result<String> {

@@ -219,12 +219,14 @@ async fn everything_can_be_marked_from_a_place_on() {
 
 #[tokio::test]
 async fn what_was_let_go_is_below_what_can_be_compared() {
-    let till = Till::settled(1, 5).await;
-    till.ledger
-        .read(|tables| tables.connection().execute("DELETE FROM orders WHERE seq IN (1, 3)", []))
-        .await
-        .unwrap();
-    assert_eq!(till.ledger.extent().await.unwrap(), Extent { forgotten_to: 3, last: 5 });
+    let Till { ledger, dir } = Till::settled(1, 5).await;
+    drop(ledger);
+    let path = dir.path().join("orders.db");
+    let mut tables = when_free(|| Tables::open(&path, 64 << 20, None)).await;
+    assert_eq!(tables.let_go(&[], Timestamp::from_millis(i64::MAX), 3).unwrap(), 3);
+    drop(tables);
+    let ledger = when_free(|| open(dir.path())).await;
+    assert_eq!(ledger.extent().await.unwrap(), Extent { forgotten_to: 3, last: 5 });
 }
 
 #[tokio::test]
