@@ -183,7 +183,9 @@ async fn a_disk_that_fails_while_the_ledger_is_opened_harms_nothing() {
     let mut tally = Tally::default();
     for from_nothing in [true, false] {
         let cut = if from_nothing { 0 } else { first.log.len() };
-        let faults = faults(opening(&first, cut, None, &mut rng).await.1, &Kind::ALL);
+        let mut faults = faults(opening(&first, cut, None, &mut rng).await.1, &Kind::ALL);
+        // A page that cannot be read again and again is damage, and the ledger is set aside for salvage.
+        faults.retain(|fault| fault.kind != Kind::Read || !fault.lasting);
         println!("{} faults while opening", faults.len());
         for fault in sample(faults, 8, &mut rng) {
             let (finding, _) = opening(&first, cut, Some(fault), &mut rng).await;

@@ -414,8 +414,11 @@ impl Writer {
         if let Some(due) = age.to_note() {
             match tables.note_time(due) {
                 Ok(()) => age.noted(due),
-                // The next step of retention meets the same disk, and reacts to it.
-                Err(error) => tracing::debug!(%error, "the age of history cannot be noted now"),
+                Err(error) if is_full(&error) => {}
+                Err(error) => {
+                    self.trouble(&error);
+                    return long_ago;
+                }
             }
         }
         self.care.age = Some(age);

@@ -79,7 +79,11 @@ impl Tables {
             return Err(OpenError::UnsafeSqlite(rusqlite::version()));
         }
         let mut connection = connect(path)?;
-        if let Some(found) = look.map(|longest| quick_check(&connection, longest)).transpose()?.flatten() {
+        let check = || look.map_or(Ok(None), |longest| quick_check(&connection, longest));
+        // What a disk does not give once, it may give the second time.
+        if check()?.is_some()
+            && let Some(found) = check()?
+        {
             return Err(OpenError::Damaged(found));
         }
         match truncate_wal(&connection) {
