@@ -218,11 +218,7 @@ impl Tables {
 
     /// The oldest settled orders that still have their body, and that their origin has confirmed to have; from before
     /// a time, the others too.
-    pub(super) fn history(
-        &self,
-        limit: usize,
-        unconfirmed_before: Timestamp,
-    ) -> rusqlite::Result<Vec<Kept>> {
+    pub(super) fn history(&self, limit: usize, unconfirmed_before: Timestamp) -> rusqlite::Result<Vec<Kept>> {
         self.connection
             .prepare_cached(&format!(
                 "SELECT seq, closed_at, bytes FROM orders WHERE state = 2 AND body IS NOT NULL
