@@ -21,8 +21,8 @@ mod batch;
 mod desk;
 mod lane;
 mod model;
-mod queue;
 mod partly;
+mod queue;
 
 pub use lane::{Cause, LaneState, Limits};
 pub use model::{Action, Route, RouteQuery, Sending};

@@ -1,4 +1,4 @@
-//! The clock by which history grows old: pure, it is told both clocks and decides what may be believed.
+//! The clock by which history grows old. Pure: it is told both clocks and decides what may be believed.
 //!
 //! What is let go does not come back, so a wall clock that is wrong for a while must not age anything. This clock moves
 //! towards the wall clock, at most four times as fast as the time for which the agent runs and by an hour at each start

@@ -30,6 +30,8 @@ const CHECKPOINT_BYTES: u64 = 4 * 1024 * 1024;
 const ROUND_EVERY: Duration = Duration::from_secs(60);
 /// How often it looks when a limit is near.
 const URGENT_EVERY: Duration = Duration::from_secs(1);
+/// Steps in which history gives way to orders that wait for their answer; each is one commit.
+const URGENT_STEPS: u8 = 8;
 /// How often a ledger that failed is opened again.
 const REOPEN_EVERY: Duration = Duration::from_millis(500);
 /// Pause between chores while nothing waits: long enough to see what came in.
@@ -321,7 +323,7 @@ impl Writer {
 
     /// Compares what there is with the limits and publishes what is new. History gives way before an order is refused.
     pub(super) fn has_room(&mut self, incoming: u64, incoming_bytes: u64) -> bool {
-        for attempt in 0..2 {
+        for step in (0..=URGENT_STEPS).rev() {
             let Some(bytes) = self.tables.as_ref().and_then(|tables| tables.bytes().ok()) else {
                 return true;
             };
@@ -334,10 +336,13 @@ impl Writer {
                 self.care.retain_at = self.care.retain_at.min(mono().plus(URGENT_EVERY));
             }
             let crowded = bytes + incoming_bytes >= self.settings.max_bytes;
-            if crowded && attempt == 0 && backlog.count(State::Settled) > 0 {
+            if crowded && step > 0 && backlog.count(State::Settled) > 0 {
                 self.care.history = None;
                 self.retain(256);
-                continue;
+                let gave_way = self.care.history.is_some();
+                if gave_way {
+                    continue;
+                }
             }
             self.published.storage.send_if_modified(|storage| {
                 let changed = storage.full != verdict.full || storage.nearly_full != verdict.nearly_full;

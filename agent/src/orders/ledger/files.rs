@@ -1,7 +1,7 @@
 //! The ledger's files: opening them, finding out whether they are sound, and setting aside what is not.
 //!
 //! ```text
-//! orders.db, orders.db-wal ── sound ──────────────────────────────► serve
+//! orders.db, orders.db-wal ── sound ── journal written anew, moved ─► serve
 //!        │  └─ main file gone: the journal is kept, a new ledger ──► serve
 //!        └─ damaged: both become orders.db.damaged-N, …-N-wal ─────► a new ledger serves, salvage reads the old one
 //! ```
