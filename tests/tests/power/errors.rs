@@ -75,7 +75,7 @@ async fn fail_everywhere(wanted: impl Fn(&Fault) -> bool) {
     let seen = operations(life.clone()).await;
     let mut faults = faults(seen, &[Kind::Read, Kind::Write, Kind::Truncate, Kind::Sync]);
     faults.retain(wanted);
-    let faults = sample(faults, 48, &mut rng);
+    let faults = sample(faults, 96, &mut rng);
     println!(
         "{} of the faults possible in {seen:?} operations (read, write, truncate, sync, open)",
         faults.len()
@@ -170,7 +170,7 @@ fn plan(recording: &Recording, moments: &[usize], rng: &mut Rng) -> Plan {
     if let Some(last) = recording.log.iter().rposition(bad) {
         only.extend(last..recording.log.len().min(last + HEALING));
     }
-    Plan { only: Some(only), ..of }
+    Plan { only: Some(only), one_in: 3, ..of }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
