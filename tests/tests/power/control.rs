@@ -21,7 +21,7 @@ async fn synchronous_normal_loses_acknowledged_orders() {
     let recording = record(&acts, false, rng.fork()).await;
     let tally = sweep(
         &recording,
-        &Plan { sparing: true, ..Plan::of(&[Fate::Kept, Fate::Lost, Fate::Some]) },
+        &Plan { sparing: true, one_in: 4, ..Plan::of(&[Fate::Kept, Fate::Lost, Fate::Some]) },
         &mut rng,
     )
     .await;
@@ -33,7 +33,7 @@ async fn synchronous_normal_loses_acknowledged_orders() {
 async fn a_disk_that_wipes_sectors_and_says_it_does_not_loses_acknowledged_orders() {
     let mut rng = Rng::with_seed(seed() ^ 4);
     let acts = [vec![Act::One; 8], vec![Act::Checkpoint], vec![Act::One; 12]].concat();
-    let plan = Plan { times: 3, ..Plan::of(&[Fate::Wiped]) };
+    let plan = Plan { times: 3, one_in: 3, ..Plan::of(&[Fate::Wiped]) };
     let claims = record(&acts, true, rng.fork()).await;
     must_lose(&sweep(&claims, &plan, &mut rng).await, "psow=1");
     // The same orders on the same disk, as the product asks for them.
@@ -46,6 +46,6 @@ async fn a_disk_that_lies_about_flushing_loses_acknowledged_orders() {
     let mut rng = Rng::with_seed(seed() ^ 5);
     let acts = [vec![Act::One; 12], vec![Act::Checkpoint], vec![Act::One; 6], vec![Act::Bind]].concat();
     let recording = record(&acts, false, rng.fork()).await;
-    let plan = Plan { lies: true, ..Plan::of(&[Fate::Lost, Fate::Some]) };
+    let plan = Plan { lies: true, one_in: 4, ..Plan::of(&[Fate::Lost, Fate::Some]) };
     must_lose(&sweep(&recording, &plan, &mut rng).await, "a disk that lies");
 }

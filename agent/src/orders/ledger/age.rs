@@ -44,7 +44,7 @@ impl Age {
     }
 
     /// The time to write down, when it is due.
-    pub(super) fn to_note(&self) -> Option<Timestamp> {
+    pub(super) fn to_note(self) -> Option<Timestamp> {
         let due = self.noted.is_none_or(|noted| self.at.millis() - noted.millis() >= NOTE_MS);
         due.then_some(self.at)
     }
