@@ -83,7 +83,7 @@ impl Till {
         let Self { ledger, dir } = self;
         drop(ledger);
         let path = dir.path().join("orders.db");
-        let mut tables = when_free(|| Tables::open(&path, 64 << 20)).await;
+        let mut tables = when_free(|| Tables::open(&path, 64 << 20, None)).await;
         let candidates = tables.history(100, unconfirmed_before).unwrap();
         let old: Vec<u64> =
             candidates.iter().filter(|kept| kept.closed_at < before).map(|kept| kept.seq).collect();
@@ -221,7 +221,7 @@ async fn everything_can_be_marked_from_a_place_on() {
 async fn what_was_forgotten_is_below_what_can_be_compared() {
     let Till { ledger, dir } = Till::settled(1, 5).await;
     drop(ledger);
-    let mut tables = when_free(|| Tables::open(&dir.path().join("orders.db"), 64 << 20)).await;
+    let mut tables = when_free(|| Tables::open(&dir.path().join("orders.db"), 64 << 20, None)).await;
     // Without its body an order can still be compared.
     tables.let_go(&[4], Timestamp::from_millis(0), 100).unwrap();
     tables.let_go(&[], Timestamp::from_millis(i64::MAX), 2).unwrap();
