@@ -6,6 +6,7 @@
 mod care;
 mod files;
 mod model;
+mod pace;
 mod reconcile;
 mod room;
 mod salvage;
