@@ -1,7 +1,7 @@
 //! The loop of orders: ledger, routes and origins on one side, the dispatcher's decisions on the other.
 //!
 //! While the ledger reads, answers are taken in, so that a prepared batch goes the moment the one before was answered.
-//! Outcomes are recorded meanwhile: they reach the ledger before the next binding does, and share its commit.
+//! Outcomes are handed to the ledger together with the next binding, so that both share a commit.
 
 mod sends;
 
@@ -121,6 +121,8 @@ struct Work {
     sends: Sends,
     /// A task that sent a batch has died.
     lost: bool,
+    /// Outcomes that were taken in just now.
+    unrecorded: Vec<(OriginId, Vec<Change>)>,
     /// Outcomes on their way to the disk. Few: a batch is bound behind the outcomes of those before it.
     records: JoinSet<Recorded>,
     recovery: Recovery,
@@ -134,6 +136,7 @@ impl Work {
             dispatcher: Dispatcher::new(limits),
             sends: Sends::default(),
             lost: false,
+            unrecorded: Vec::new(),
             records: JoinSet::new(),
             recovery: Recovery::new(),
             probes: JoinSet::new(),
@@ -286,6 +289,8 @@ impl Flow {
             let result = match action {
                 Action::Load { group, page } => {
                     let Page { after, up_to, limit } = page;
+                    // Batches come before pages in a list of actions, so what belongs together is under way.
+                    self.record(work);
                     let reading = self.ledger.heads(group.clone(), after, up_to, limit);
                     let heads = self.taking_answers(work, reading).await;
                     work.dispatcher.loaded(&group, &page, heads.as_ref().ok().cloned(), mono());
@@ -303,15 +308,29 @@ impl Flow {
                 healthy = false;
             }
         }
+        self.record(work);
         healthy
     }
 
-    /// Waits for the ledger, and takes in what origins answer meanwhile. What was recorded meanwhile is left for later:
-    /// a page may have been read before.
+    /// Hands to the ledger what has become of batches.
+    fn record(&self, work: &mut Work) {
+        for (origin, changes) in work.unrecorded.drain(..) {
+            let ledger = self.ledger.clone();
+            work.records.spawn(async move {
+                let result = ledger.change(changes.clone()).await;
+                Recorded { origin, changes, result }
+            });
+        }
+    }
+
+    /// Waits for the ledger, and takes in what origins answer meanwhile. What was recorded meanwhile is left for later,
+    /// because the page may have been read before; and the page comes first, because an answer to a batch that was bound
+    /// after it was read may put orders back that it does not hold.
     async fn taking_answers<T>(&self, work: &mut Work, waiting: impl Future<Output = T>) -> T {
         let mut waiting = std::pin::pin!(waiting);
         loop {
             tokio::select! {
+                biased;
                 done = &mut waiting => return done,
                 Some(sent) = work.sends.next() => self.sent(sent, work),
             }
@@ -365,11 +384,7 @@ impl Flow {
                 Action::Record(changes) => {
                     self.tell(&sending, &orders, &changes);
                     self.shadow.offer(&sending.origin, &sending.country, &orders, &changes);
-                    let (ledger, origin) = (self.ledger.clone(), sending.origin.clone());
-                    work.records.spawn(async move {
-                        let result = ledger.change(changes.clone()).await;
-                        Recorded { origin, changes, result }
-                    });
+                    work.unrecorded.push((sending.origin.clone(), changes));
                 }
                 other => self.send(other, work),
             }
