@@ -228,7 +228,7 @@ mod tests {
         let bare = RangeDigest { from_seq, to_seq, count: 0, digest: Digest::default(), keys: None };
         let mut found = Found::of(&bare);
         for order in orders {
-            found.add(order.clone(), &samovar_wire::encoding::sha256_from_hex(&order.sha256).unwrap());
+            found.add(order.clone(), &sha256_from_hex(&order.sha256).unwrap());
         }
         found
     }
