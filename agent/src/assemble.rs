@@ -4,7 +4,7 @@
 //! |---|---|---|---|
 //! | ledger requests | 1,024 | tills, dispatcher, API → ledger thread | tills: 503 at once; others wait ≤ 10 s |
 //! | backlog, storage | last value | ledger thread → dispatcher, conditions | overwritten |
-//! | batches under way | 1 per origin | dispatcher → origins | the dispatcher waits |
+//! | batches under way | 1 per origin, in a drain 1 more that is bound | dispatcher → origins | the dispatcher waits |
 //! | probes under way | 4 per origin that does not answer | dispatcher → origins | their time-outs end them |
 //! | changes of the network | last value | kernel → dispatcher | overwritten |
 //! | shadow copies | 256 and 1 MiB | orders → shadow | the newest is dropped and counted |

@@ -42,6 +42,7 @@ const POLICIES: &[&str] = &[
     "agent/src/orders/conditions.rs",
     "agent/src/orders/dispatcher.rs",
     "agent/src/orders/dispatcher/partly.rs",
+    "agent/src/orders/ledger/pace.rs",
     "agent/src/orders/outcome.rs",
     "agent/src/orders/outcome/single.rs",
     "agent/src/orders/shadow/compare.rs",

@@ -10,8 +10,9 @@
 //!                                     └─ refused as a whole ─► suspects, halved until one is left
 //! ```
 //!
-//! One batch is in flight per origin. Orders that belong to an origin that must wait stay in their window; those of
-//! other origins pass them by. Memory is bounded by the windows, not by the backlog.
+//! One batch is in flight per origin; in a drain the next one is bound meanwhile (see `lane`). Orders that belong to an
+//! origin that must wait stay in their window; those of other origins pass them by. Memory is bounded by the windows,
+//! not by the backlog.
 //!
 //! After an outage live orders go at once and the backlog when [`Dispatcher::heard`] said: a whole country comes back
 //! in the same second.
@@ -80,7 +81,7 @@ impl Dispatcher {
         }
     }
 
-    /// The places of the orders that are being sent right now.
+    /// The places of the orders on their way: prepared, being sent, or answered with a word that is not on disk yet.
     #[must_use]
     pub const fn in_flight(&self) -> &HashSet<u64> {
         &self.in_flight
@@ -254,7 +255,12 @@ impl Dispatcher {
             .choices
             .iter()
             .filter(|(_, choice)| pass != Pass::Live || choice.has_live())
-            .filter_map(|(origin, choice)| Some((origin.clone(), choice.compose(self.lanes.get(origin)?))))
+            .filter_map(|(origin, choice)| {
+                let lane = self.lanes.get(origin)?;
+                let batch = choice.compose(lane);
+                // Only a drain is worth preparing; a single order goes when the batch under way was answered.
+                (batch.full || !lane.is_busy()).then(|| (origin.clone(), batch))
+            })
             .collect();
         let routed = match desk.common {
             Some(Route::To(origin)) => Some(origin),
@@ -282,29 +288,40 @@ impl Dispatcher {
         let (Some(queue), Some(lane)) = (self.groups.get_mut(group), self.lanes.get_mut(&origin)) else {
             return;
         };
+        let behind = lane.is_busy();
         lane.started(batch.live, batch.backlog, now);
         let heads = queue.take(&batch.seqs);
         self.in_flight.extend(&batch.seqs);
         self.last_served = Some(group.clone());
-        actions.push(Action::Send(Sending { origin, country: group.udl.clone(), heads }));
+        let sending = Sending { origin, country: group.udl.clone(), heads };
+        actions.push(if behind { Action::Prepare(sending) } else { Action::Send(sending) });
     }
 
-    /// Tells that a batch could not be bound: the ledger failed, and nothing left the device.
-    pub fn not_bound(&mut self, sent: &Sending, now: Mono, random: u32) {
+    /// Tells that a batch whose turn it was could not be bound: the ledger failed, and nothing left the device.
+    pub fn not_bound(&mut self, sent: &Sending, now: Mono, random: u32) -> Option<Action> {
         self.dropped(&sent.heads);
         if let Some(lane) = self.lanes.get_mut(&sent.origin) {
             lane.failed(Cause::Busy, None, now, random);
         }
         self.groups.values_mut().for_each(Queue::rewind);
+        self.next_turn(&sent.origin, now)
     }
 
-    /// Tells that some orders of a batch are no longer to be sent (settled or discarded meanwhile), and whether
-    /// anything of the batch is left.
-    pub fn left_out(&mut self, origin: &OriginId, heads: &[Head], anything_left: bool) {
+    /// Tells that some orders of a batch are no longer to be sent (settled or discarded meanwhile).
+    pub fn left_out(&mut self, heads: &[Head]) {
         self.dropped(heads);
-        if let Some(lane) = self.lanes.get_mut(origin).filter(|_| !anything_left) {
-            lane.aborted();
-        }
+    }
+
+    /// Tells that a batch whose turn it was had nothing left in it.
+    pub fn nothing_left(&mut self, origin: &OriginId, now: Mono) -> Option<Action> {
+        self.lanes.get_mut(origin)?.aborted();
+        self.next_turn(origin, now)
+    }
+
+    /// The batch to an origin has ended: what becomes of the one that was prepared.
+    fn next_turn(&mut self, origin: &OriginId, now: Mono) -> Option<Action> {
+        let goes = self.lanes.get_mut(origin)?.next_turn(now)?;
+        Some(if goes { Action::Go(origin.clone()) } else { Action::Withdraw(origin.clone()) })
     }
 
     fn dropped(&mut self, heads: &[Head]) {

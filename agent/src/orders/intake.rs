@@ -176,12 +176,14 @@ impl Intake {
             .into_iter()
             .map(|item| item.and_then(|(key, body)| Order::parse(&body, key.as_deref(), &home)))
             .collect();
-        let good = parsed.iter().filter_map(|order| order.as_ref().ok()).map(|order| NewOrder {
-            id: uuid::Uuid::now_v7().to_string(),
-            accepted_at,
-            order: order.clone(),
-        });
-        let good: Vec<NewOrder> = good.collect();
+        let mut good = Vec::with_capacity(parsed.len());
+        let parsed: Vec<Result<(), InvalidOrder>> = parsed
+            .into_iter()
+            .map(|order| {
+                let id = uuid::Uuid::now_v7().to_string();
+                order.map(|order| good.push(NewOrder { id, accepted_at, order }))
+            })
+            .collect();
         let mut written = if good.is_empty() { Ok(Vec::new()) } else { self.ledger.accept(good).await }
             .map(IntoIterator::into_iter);
         parsed

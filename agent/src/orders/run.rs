@@ -1,9 +1,14 @@
 //! The loop of orders: ledger, routes and origins on one side, the dispatcher's decisions on the other.
+//!
+//! While the ledger reads, answers are taken in, so that a prepared batch goes the moment the one before was answered.
+//! Outcomes are handed to the ledger together with the next binding, so that both share a commit.
+
+mod sends;
 
 use super::conditions::{conditions, news};
 use super::dispatcher::{Action, Dispatcher, LaneState, Limits, Page, Route, RouteQuery, Sending};
-use super::ledger::{Change, ChangeTo, Head, Ledger, Outgoing, Storage};
-use super::origin::{Parcel, Sender, Way, send};
+use super::ledger::{Change, ChangeTo, Ledger, LedgerError, Outgoing, Storage};
+use super::origin::{Sender, Way};
 use super::outcome::BatchOutcome;
 use super::recovery::{Probe, Recovery, Return};
 use super::shadow::Shadow;
@@ -13,12 +18,13 @@ use crate::status::Board;
 use crate::stop;
 use futures_util::future::BoxFuture;
 use samovar_wire::OriginId;
+use sends::{End, Post, Sends, Sent};
 use serde_json::json;
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use tokio::sync::{Notify, watch};
-use tokio::task::JoinSet;
+use tokio::sync::watch;
+use tokio::task::{JoinError, JoinSet};
 
 /// Rest after the ledger failed, so that a dead disk does not keep the processor busy.
 const LEDGER_PAUSE: Duration = Duration::from_millis(500);
@@ -111,10 +117,14 @@ pub struct Flow {
 /// What is going on.
 struct Work {
     dispatcher: Dispatcher,
-    /// At most one per origin.
-    sends: JoinSet<Sent>,
-    /// By which the batch to an origin is given up.
-    give_up: HashMap<OriginId, Arc<Notify>>,
+    /// At most two per origin, of which one is on the wire.
+    sends: Sends,
+    /// A task that sent a batch has died.
+    lost: bool,
+    /// Outcomes that were taken in just now.
+    unrecorded: Vec<(OriginId, Vec<Change>)>,
+    /// Outcomes on their way to the disk. Few: a batch is bound behind the outcomes of those before it.
+    records: JoinSet<Recorded>,
     recovery: Recovery,
     /// At most four per origin that does not answer: knocks overlap.
     probes: JoinSet<(OriginId, Probe, bool)>,
@@ -124,8 +134,10 @@ impl Work {
     fn new(limits: Limits) -> Self {
         Self {
             dispatcher: Dispatcher::new(limits),
-            sends: JoinSet::new(),
-            give_up: HashMap::new(),
+            sends: Sends::default(),
+            lost: false,
+            unrecorded: Vec::new(),
+            records: JoinSet::new(),
             recovery: Recovery::new(),
             probes: JoinSet::new(),
         }
@@ -134,23 +146,17 @@ impl Work {
     fn heard(&mut self, back: Option<Return>) {
         let Some(back) = back else { return };
         tracing::info!(origin = %back.origin, "the origin can be reached again");
-        if self.dispatcher.heard(&back, mono())
-            && let Some(give_up) = self.give_up.get(&back.origin)
-        {
-            give_up.notify_one();
+        if self.dispatcher.heard(&back, mono()) {
+            self.sends.give_up(&back.origin);
         }
     }
 }
 
-/// How sending a batch ended.
-struct Sent {
-    /// What was really sent.
-    sending: Sending,
-    /// What was not to be sent any more.
-    left_out: Vec<Head>,
-    orders: Vec<Outgoing>,
-    /// `None` when the ledger could not bind it.
-    outcome: Option<BatchOutcome>,
+/// How recording outcomes ended.
+struct Recorded {
+    origin: OriginId,
+    changes: Vec<Change>,
+    result: Result<(), LedgerError>,
 }
 
 impl Flow {
@@ -170,6 +176,12 @@ impl Flow {
         self.perform(first, &mut work).await;
         loop {
             heartbeat.beat();
+            if work.lost {
+                // A task that died took its batch along: begin anew from what the ledger holds.
+                work = Work::new(self.limits);
+                work.dispatcher.backlog(&self.ledger.backlog().borrow().clone());
+                self.introduce(&mut work);
+            }
             let now = mono();
             let (actions, wake_at) = work.dispatcher.poll(now, &mut |query| self.route(query));
             let probes_at = self.look_for_silent_origins(&mut work, now);
@@ -185,16 +197,8 @@ impl Flow {
             let wake_at = wake_at.map_or(limit, |at| at.min(limit));
             tokio::select! {
                 () = stop::asked(&mut stop) => return,
-                Some(sent) = work.sends.join_next() => match sent {
-                    Ok(sent) => self.sent(sent, &mut work).await,
-                    // A task that died took its batch along: begin anew from what the ledger holds.
-                    Err(error) => {
-                        tracing::error!(%error, "a batch was lost on its way; everything is read anew");
-                        work = Work::new(self.limits);
-                        work.dispatcher.backlog(&self.ledger.backlog().borrow().clone());
-                        self.introduce(&mut work);
-                    }
-                },
+                Some(sent) = work.sends.next() => self.sent(sent, &mut work),
+                Some(Ok(recorded)) = work.records.join_next() => recorded_by(&mut work, recorded),
                 // A probe that died is as good as none: the next one is due soon.
                 Some(probed) = work.probes.join_next() => if let Ok((origin, probe, yes)) = probed {
                     let back = work.recovery.probed(&origin, probe, yes, mono(), fastrand::u32(..));
@@ -285,80 +289,104 @@ impl Flow {
             let result = match action {
                 Action::Load { group, page } => {
                     let Page { after, up_to, limit } = page;
-                    let heads = self.ledger.heads(group.clone(), after, up_to, limit).await;
+                    // Batches come before pages in a list of actions, so what belongs together is under way.
+                    self.record(work);
+                    let reading = self.ledger.heads(group.clone(), after, up_to, limit);
+                    let heads = self.taking_answers(work, reading).await;
                     work.dispatcher.loaded(&group, &page, heads.as_ref().ok().cloned(), mono());
                     heads.map(|_| ())
                 }
-                Action::Send(sending) => {
-                    let give_up = Arc::new(Notify::new());
-                    work.give_up.insert(sending.origin.clone(), Arc::clone(&give_up));
-                    work.sends.spawn(self.sending(sending, give_up));
+                Action::Unhold(hold) => self.ledger.unhold(hold).await,
+                Action::Record(changes) => self.ledger.change(changes).await,
+                action => {
+                    self.send(action, work);
                     Ok(())
                 }
-                Action::Record(changes) => self.ledger.change(changes).await,
-                Action::Unhold(hold) => self.ledger.unhold(hold).await,
             };
             if let Err(error) = result {
                 tracing::warn!(%error, "the dispatcher cannot use the ledger");
                 healthy = false;
             }
         }
+        self.record(work);
         healthy
     }
 
-    /// Binds, then sends: the binding is durable before the first byte leaves.
-    fn sending(&self, sending: Sending, give_up: Arc<Notify>) -> impl Future<Output = Sent> + use<> {
-        let (ledger, routes, sender) =
-            (self.ledger.clone(), Arc::clone(&self.routes), self.sender.borrow().clone());
-        async move {
-            let seqs = sending.heads.iter().map(|head| head.seq).collect();
-            let Ok(orders) = ledger.bind(seqs, sending.origin.clone()).await else {
-                return Sent { sending, left_out: Vec::new(), orders: Vec::new(), outcome: None };
-            };
-            let bound: HashSet<u64> = orders.iter().map(|order| order.seq).collect();
-            let Sending { origin, country, heads } = sending;
-            let (heads, left_out): (Vec<_>, Vec<_>) =
-                heads.into_iter().partition(|head| bound.contains(&head.seq));
-            let query = RouteQuery { country: &country, user: None, bound: Some(&origin) };
-            let outcome = match (routes.way(query), sender) {
-                _ if orders.is_empty() => BatchOutcome::Answered(Vec::new()),
-                (Ok(way), Some(sender)) => tokio::select! {
-                    outcome = send(&sender, &way, Parcel { udl: &country, orders: &orders, shadow_of: None }) => {
-                        routes.report(&origin, &outcome);
-                        outcome
-                    }
-                    () = give_up.notified() => {
-                        BatchOutcome::Unreachable("given up: the line came back after it was sent".into())
-                    }
-                },
-                (Err(why), _) => BatchOutcome::Unreachable(why),
-                (_, None) => BatchOutcome::Unreachable("the device is not activated".into()),
-            };
-            Sent { sending: Sending { origin, country, heads }, left_out, orders, outcome: Some(outcome) }
+    /// Hands to the ledger what has become of batches.
+    fn record(&self, work: &mut Work) {
+        for (origin, changes) in work.unrecorded.drain(..) {
+            let ledger = self.ledger.clone();
+            work.records.spawn(async move {
+                let result = ledger.change(changes.clone()).await;
+                Recorded { origin, changes, result }
+            });
         }
     }
 
-    async fn sent(&self, sent: Sent, work: &mut Work) {
-        let dispatcher = &mut work.dispatcher;
-        work.give_up.remove(&sent.sending.origin);
-        let random = fastrand::u32(..);
-        let Some(outcome) = sent.outcome else {
-            dispatcher.not_bound(&sent.sending, mono(), random);
-            return;
-        };
-        log(&sent.sending, &outcome);
-        dispatcher.left_out(&sent.sending.origin, &sent.left_out, !sent.sending.heads.is_empty());
-        if sent.sending.heads.is_empty() {
-            return;
+    /// Waits for the ledger, and takes in what origins answer meanwhile. What was recorded meanwhile is left for later,
+    /// because the page may have been read before; and the page comes first, because an answer to a batch that was bound
+    /// after it was read may put orders back that it does not hold.
+    async fn taking_answers<T>(&self, work: &mut Work, waiting: impl Future<Output = T>) -> T {
+        let mut waiting = std::pin::pin!(waiting);
+        loop {
+            tokio::select! {
+                biased;
+                done = &mut waiting => return done,
+                Some(sent) = work.sends.next() => self.sent(sent, work),
+            }
         }
-        for action in dispatcher.answered(&sent.sending, &outcome, mono(), random) {
-            let Action::Record(changes) = action else { continue };
-            self.tell(&sent.sending, &sent.orders, &changes);
-            self.shadow.offer(&sent.sending.origin, &sent.sending.country, &sent.orders, &changes);
-            if let Err(error) = self.ledger.change(changes).await {
-                // The origin absorbs the repeat that this costs.
-                tracing::warn!(%error, "outcomes could not be recorded; these orders will be sent again");
-                dispatcher.not_bound(&sent.sending, mono(), random);
+    }
+
+    /// What concerns batches on their way.
+    fn send(&self, action: Action, work: &mut Work) {
+        match action {
+            Action::Send(sending) => {
+                let origin = sending.origin.clone();
+                work.sends.prepare(sending, self.post());
+                work.sends.go(&origin);
+            }
+            Action::Prepare(sending) => work.sends.prepare(sending, self.post()),
+            Action::Go(origin) => work.sends.go(&origin),
+            Action::Withdraw(origin) => work.sends.withdraw(&origin),
+            Action::Load { .. } | Action::Record(_) | Action::Unhold(_) => {}
+        }
+    }
+
+    fn post(&self) -> Post {
+        let (routes, sender) = (Arc::clone(&self.routes), self.sender.borrow().clone());
+        Post { ledger: self.ledger.clone(), routes, sender }
+    }
+
+    fn sent(&self, sent: Result<Sent, JoinError>, work: &mut Work) {
+        let Sent { sending, left_out, orders, end } = match sent {
+            Ok(sent) => sent,
+            Err(error) => {
+                tracing::error!(%error, "a batch was lost on its way; everything is read anew");
+                work.lost = true;
+                return;
+            }
+        };
+        let (dispatcher, random, now) = (&mut work.dispatcher, fastrand::u32(..), mono());
+        dispatcher.left_out(&left_out);
+        let actions = match end {
+            End::NotBound => dispatcher.not_bound(&sending, now, random).into_iter().collect(),
+            End::Withdrawn { bound } => dispatcher.withdrawn(&sending, bound, now),
+            End::Answered(_) if sending.heads.is_empty() => {
+                dispatcher.nothing_left(&sending.origin, now).into_iter().collect()
+            }
+            End::Answered(outcome) => {
+                log(&sending, &outcome);
+                dispatcher.answered(&sending, &outcome, now, random)
+            }
+        };
+        for action in actions {
+            match action {
+                Action::Record(changes) => {
+                    self.tell(&sending, &orders, &changes);
+                    self.shadow.offer(&sending.origin, &sending.country, &orders, &changes);
+                    work.unrecorded.push((sending.origin.clone(), changes));
+                }
+                other => self.send(other, work),
             }
         }
     }
@@ -378,6 +406,15 @@ impl Flow {
             }
         }
     }
+}
+
+fn recorded_by(work: &mut Work, recorded: Recorded) {
+    let Recorded { origin, changes, result } = recorded;
+    if let Err(error) = &result {
+        // The origin absorbs the repeat that this costs.
+        tracing::warn!(%error, "outcomes could not be recorded; these orders will be sent again");
+    }
+    work.dispatcher.recorded(&origin, &changes, result.is_ok(), mono(), fastrand::u32(..));
 }
 
 fn log(sending: &Sending, outcome: &BatchOutcome) {

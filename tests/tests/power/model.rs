@@ -43,7 +43,7 @@ impl Stand {
         match to {
             ChangeTo::Settled => self.now(State::Settled, None),
             ChangeTo::Quarantined { why, .. } => self.now(State::Quarantined, Some(why)),
-            ChangeTo::Failed(_) => self.clone(),
+            ChangeTo::Failed(_) | ChangeTo::Withdrawn => self.clone(),
             ChangeTo::Held(hold, _) => self.now(State::Held, Some(hold.word())),
         }
     }

@@ -15,7 +15,8 @@ use std::time::Duration;
 const ORDER_BACKOFF: Backoff = Backoff { base: Duration::from_secs(1), cap: Duration::from_secs(60) };
 
 impl Dispatcher {
-    /// Takes in what became of a batch. `random` is uniform in 0..=`u32::MAX`.
+    /// Takes in what became of a batch. `random` is uniform in 0..=`u32::MAX`. What is over for an order stays out of
+    /// the windows until [`Self::recorded`] says that it is on disk.
     pub fn answered(
         &mut self,
         sent: &Sending,
@@ -23,8 +24,21 @@ impl Dispatcher {
         now: Mono,
         random: u32,
     ) -> Vec<Action> {
+        let changes = self.taken_in(sent, outcome, now, random);
+        self.in_flight.extend(changes.iter().filter(|change| is_final(&change.to)).map(|change| change.seq));
+        let record = (!changes.is_empty()).then_some(Action::Record(changes));
+        self.next_turn(&sent.origin, now).into_iter().chain(record).collect()
+    }
+
+    pub(super) fn taken_in(
+        &mut self,
+        sent: &Sending,
+        outcome: &BatchOutcome,
+        now: Mono,
+        random: u32,
+    ) -> Vec<Change> {
         if let BatchOutcome::Partly { verdicts, others } = outcome {
-            return self.answered_partly(sent, verdicts, others, now, random);
+            return self.partly_taken_in(sent, verdicts, others, now, random);
         }
         self.dropped(&sent.heads);
         let mut changes = Vec::new();
@@ -74,6 +88,40 @@ impl Dispatcher {
             // Taken apart above.
             BatchOutcome::Partly { .. } => {}
         }
+        changes
+    }
+
+    /// Tells that changes are on disk, or that the ledger failed. Then these orders are sent again; the origin absorbs
+    /// that.
+    pub fn recorded(&mut self, origin: &OriginId, changes: &[Change], done: bool, now: Mono, random: u32) {
+        let over: Vec<u64> =
+            changes.iter().filter(|change| is_final(&change.to)).map(|change| change.seq).collect();
+        for seq in &over {
+            self.in_flight.remove(seq);
+        }
+        if done || over.is_empty() {
+            return;
+        }
+        self.groups.values_mut().for_each(Queue::rewind);
+        // Whatever is under way there ends by itself, and cannot be followed by another before the ledger binds it.
+        let lane = self.lane(origin);
+        if !lane.is_busy() {
+            lane.failed(Cause::Busy, None, now, random);
+        }
+    }
+
+    /// Takes a batch back that was prepared and not sent. If it was `bound` it stays so, as everything does that was
+    /// bound once; that it was not sent is written down, because orders that were sent often travel alone.
+    pub fn withdrawn(&mut self, sent: &Sending, bound: bool, now: Mono) -> Vec<Action> {
+        self.dropped(&sent.heads);
+        if !bound {
+            self.groups.values_mut().for_each(Queue::rewind);
+            return Vec::new();
+        }
+        for head in &sent.heads {
+            self.put_back(sent, head.clone(), now, now, None);
+        }
+        let changes: Vec<Change> = each(sent, |_| ChangeTo::Withdrawn).collect();
         if changes.is_empty() { Vec::new() } else { vec![Action::Record(changes)] }
     }
 
@@ -123,7 +171,7 @@ impl Dispatcher {
             },
             OrderVerdict::Retry(wait, detail) => {
                 let wait = wait.unwrap_or_else(|| alone(head, random));
-                self.put_back(sent, head, now, now.plus(wait), None);
+                self.put_back(sent, sent_once_more(head), now, now.plus(wait), None);
                 ChangeTo::Failed(detail.clone())
             }
         }
@@ -142,16 +190,16 @@ impl Dispatcher {
         let alone_and_counted = sent.heads.len() == 1 && counts;
         for head in &sent.heads {
             let ready_at = if alone_and_counted { now.plus(alone(head, random)) } else { now };
-            self.put_back(sent, head, now, ready_at, unanswered_by);
+            self.put_back(sent, sent_once_more(head), now, ready_at, unanswered_by);
         }
     }
 
-    /// What was sent is bound now, so it goes into the window of its origin; or, when that window has not been read
+    /// What was prepared is bound now, so it goes into the window of its origin; or, when that window has not been read
     /// so far, it is read in its turn.
     fn put_back(
         &mut self,
         sent: &Sending,
-        head: &Head,
+        head: Head,
         now: Mono,
         ready_at: Mono,
         unanswered_by: Option<&OriginId>,
@@ -163,7 +211,6 @@ impl Dispatcher {
         let group = Group { origin: Some(sent.origin.clone()), udl: sent.country.clone() };
         let boundary = self.lane(&sent.origin).boundary;
         let queue = self.groups.entry(group).or_insert_with(|| Queue::new(boundary));
-        let head = Head { attempts: head.attempts.saturating_add(1), ..head.clone() };
         queue.put_back(head, ready_at);
     }
 }
@@ -172,6 +219,15 @@ impl Dispatcher {
 /// before it comes again.
 fn alone(head: &Head, random: u32) -> Duration {
     ORDER_BACKOFF.wait(head.attempts + 1, u32::MAX / 2 + random / 2)
+}
+
+fn sent_once_more(head: &Head) -> Head {
+    Head { attempts: head.attempts.saturating_add(1), ..head.clone() }
+}
+
+/// The order is not pending any more.
+const fn is_final(to: &ChangeTo) -> bool {
+    !matches!(to, ChangeTo::Failed(_) | ChangeTo::Withdrawn)
 }
 
 fn each<'a>(sent: &'a Sending, to: impl Fn(&Head) -> ChangeTo + 'a) -> impl Iterator<Item = Change> + 'a {

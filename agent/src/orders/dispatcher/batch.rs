@@ -45,6 +45,7 @@ impl<'a> Choice<'a> {
         batch.fill(first, share);
         batch.fill(second, most);
         batch.fill(first, most);
+        batch.full = !batch.closed && (batch.full || batch.seqs.len() >= most);
         batch.live = self.live.iter().any(|head| batch.seqs.contains(&head.seq));
         batch.backlog = self.backlog.iter().any(|head| batch.seqs.contains(&head.seq));
         batch
@@ -59,6 +60,8 @@ pub(super) struct Batch {
     pub(super) live: bool,
     /// It carries backlog.
     pub(super) backlog: bool,
+    /// No more orders fit, as far as is known.
+    pub(super) full: bool,
     bytes: u64,
     max_bytes: u64,
     closed: bool,
@@ -81,6 +84,7 @@ impl Batch {
                 continue;
             } else if self.bytes + bytes > self.max_bytes {
                 // The next kind may still have a small one.
+                self.full = true;
                 return;
             }
             self.seqs.insert(head.seq);

@@ -15,6 +15,16 @@
 //! One batch is under way at a time. Its size begins small, doubles with each answer and shrinks when a batch takes so
 //! long that a live order would wait behind it. A wait that the origin asked for is kept whatever else is heard. A
 //! batch that was refused as a whole leaves suspects, which are sent in halves, in turns with live orders.
+//!
+//! In a drain the batch behind the one under way is prepared: chosen and bound, so that disk and network work at once.
+//!
+//! ```text
+//! under way   A ──── answer ─► B ──── answer ─► C          B goes when A was answered and the lane is still closed;
+//! prepared      B bound ─────┘   C bound ─────┘            else B is withdrawn, and its orders wait as they are: bound
+//! ```
+//!
+//! It costs that one batch more is bound to an origin that dies, and that a live order may wait for two batches. So it
+//! is done only at full speed: with full batches, each answered within half a second.
 
 use crate::clock::Mono;
 use crate::orders::backoff::Backoff;
@@ -31,6 +41,8 @@ const FIRST: usize = 8;
 const LEAST_BYTES: u64 = 4 * 1024;
 /// A batch should not take longer, because a live order may come while it is under way.
 const TARGET: Duration = Duration::from_secs(2);
+/// While batches are answered so quickly, the next one is prepared meanwhile.
+const QUICK: Duration = Duration::from_millis(500);
 /// Batches without backlog, while some waits, before one that begins with it.
 const LIVE_IN_A_ROW: u8 = 3;
 
@@ -82,6 +94,10 @@ pub(super) struct Lane {
     since: Mono,
     /// When the batch under way was sent.
     sent_at: Option<Mono>,
+    /// Another batch waits behind it.
+    prepared: bool,
+    /// How long the last batch took that was answered without trouble.
+    took: Duration,
     failures: u32,
     /// The first failure since the last answer.
     down_since: Option<Mono>,
@@ -111,6 +127,8 @@ impl Lane {
             state: LaneState::Closed,
             since: Mono::default(),
             sent_at: None,
+            prepared: false,
+            took: Duration::MAX,
             failures: 0,
             down_since: None,
             heard: false,
@@ -147,9 +165,23 @@ impl Lane {
         }
     }
 
-    /// Whether something may be sent now.
+    /// Whether something may be sent, or prepared, now.
     pub(super) fn ready(&self) -> bool {
-        self.sent_at.is_none() && !matches!(self.state, LaneState::Open { .. })
+        (!self.is_busy() || self.may_prepare()) && !matches!(self.state, LaneState::Open { .. })
+    }
+
+    /// A batch is under way.
+    pub(super) const fn is_busy(&self) -> bool {
+        self.sent_at.is_some()
+    }
+
+    fn may_prepare(&self) -> bool {
+        !self.prepared && self.is_well() && self.orders >= self.limits.orders && self.took < QUICK
+    }
+
+    /// Nothing speaks against another batch.
+    fn is_well(&self) -> bool {
+        self.state == LaneState::Closed && self.suspects.is_empty()
     }
 
     /// Whether a batch that begins with live orders may be sent now, before everything else. A probe that goes on
@@ -189,9 +221,13 @@ impl Lane {
         self.bytes
     }
 
-    /// A fresh batch goes.
+    /// A fresh batch goes, or is prepared behind the one under way.
     pub(super) const fn started(&mut self, live: bool, backlog: bool, now: Mono) {
-        self.sent_at = Some(now);
+        if self.is_busy() {
+            self.prepared = true;
+        } else {
+            self.sent_at = Some(now);
+        }
         self.live_before_suspects = false;
         self.live_in_a_row = if live && !backlog { self.live_in_a_row.saturating_add(1) } else { 0 };
     }
@@ -201,10 +237,22 @@ impl Lane {
         self.sent_at = None;
     }
 
+    /// Whether the batch that was prepared goes, now that the one before it has ended; then it is under way. `None` when
+    /// there is none.
+    pub(super) fn next_turn(&mut self, now: Mono) -> Option<bool> {
+        if self.is_busy() || !std::mem::take(&mut self.prepared) {
+            return None;
+        }
+        let goes = self.is_well();
+        self.sent_at = goes.then_some(now);
+        Some(goes)
+    }
+
     /// The origin answered for a batch of so many orders.
     pub(super) fn succeeded(&mut self, sent: usize, now: Mono) {
         let took = self.sent_at.map_or(Duration::ZERO, |sent_at| now.after(sent_at));
         self.answered(now);
+        self.took = took;
         self.quickest = self.quickest.min(took);
         // A line that is slow for one order is not made quicker by sending few.
         let target = TARGET.max(self.quickest.saturating_mul(2));
@@ -241,7 +289,8 @@ impl Lane {
         }
         self.failures = self.failures.saturating_add(1);
         self.down_since = self.down_since.or(Some(now));
-        (self.heard, self.quickest, self.orders, self.live_in_a_row) = (false, Duration::MAX, 1, 0);
+        (self.heard, self.orders, self.live_in_a_row) = (false, 1, 0);
+        (self.quickest, self.took) = (Duration::MAX, Duration::MAX);
         let wait = match cause {
             Cause::Identity => identity_wait(random),
             Cause::NoAnswer | Cause::Busy => {
@@ -307,7 +356,7 @@ impl Lane {
 
     /// The next part of a refused batch, if it may go now; it counts as under way.
     pub(super) fn next_suspects(&mut self, now: Mono) -> Option<(Country, Vec<Head>)> {
-        if !self.ready() || !self.ready_for_backlog(now) {
+        if self.is_busy() || !self.ready() || !self.ready_for_backlog(now) {
             return None;
         }
         let (country, mut heads) = self.suspects.pop_front()?;

@@ -38,7 +38,13 @@ pub enum Action {
     },
     /// Bind these orders, send them, and hand the outcome to [`super::Dispatcher::answered`].
     Send(Sending),
-    /// Record these changes.
+    /// Bind these orders, and keep them until `Go` or `Withdraw` is said of their origin.
+    Prepare(Sending),
+    /// Send what was prepared for this origin, and hand the outcome to [`super::Dispatcher::answered`].
+    Go(OriginId),
+    /// Do not send what was prepared for this origin; hand it to [`super::Dispatcher::withdrawn`] when it is bound.
+    Withdraw(OriginId),
+    /// Record these changes, and hand them to [`super::Dispatcher::recorded`].
     Record(Vec<Change>),
     /// Make orders held for a reason pending again.
     Unhold(Hold),

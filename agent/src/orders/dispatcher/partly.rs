@@ -1,35 +1,35 @@
 //! Orders that were sent side by side, each with an answer of its own or none. Pure.
 
-use super::{Action, Dispatcher, Sending};
+use super::{Change, Dispatcher, Sending};
 use crate::clock::Mono;
 use crate::orders::outcome::{BatchOutcome, OrderVerdict};
 
 impl Dispatcher {
     /// Takes in a run of which some orders were answered. The answers come first: what the others met is what the
     /// lane waits for.
-    pub(super) fn answered_partly(
+    pub(super) fn partly_taken_in(
         &mut self,
         sent: &Sending,
         verdicts: &[Option<OrderVerdict>],
         others: &BatchOutcome,
         now: Mono,
         random: u32,
-    ) -> Vec<Action> {
+    ) -> Vec<Change> {
         let part = |answered: bool| {
             let heads = sent.heads.iter().zip(verdicts).filter(|(_, verdict)| verdict.is_some() == answered);
             let heads = heads.map(|(head, _)| head.clone()).collect();
             Sending { origin: sent.origin.clone(), country: sent.country.clone(), heads }
         };
         let answers = BatchOutcome::Answered(verdicts.iter().flatten().cloned().collect());
-        let mut actions = self.answered(&part(true), &answers, now, random);
-        actions.extend(self.answered(&part(false), others, now, random));
-        actions
+        let mut changes = self.taken_in(&part(true), &answers, now, random);
+        changes.extend(self.taken_in(&part(false), others, now, random));
+        changes
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Change, ChangeTo, Limits, Route};
+    use super::super::{Action, ChangeTo, Limits, Route};
     use super::*;
     use crate::orders::ledger::Head;
     use std::time::Duration;
@@ -60,6 +60,7 @@ mod tests {
             change(2, ChangeTo::Failed("HTTP 429".into())),
         ];
         assert_eq!(changes, expected);
+        dispatcher.recorded(&sent.origin, &changes, true, Mono::default(), 0);
         assert!(dispatcher.in_flight().is_empty());
         let mut to_a = |_: super::super::RouteQuery<'_>| Route::To("a".parse().unwrap());
         let just_before = Mono(wait - Duration::from_secs(1));

@@ -1,6 +1,7 @@
 //! A world in virtual time: a ledger in memory, origins that answer as told, and a clock that jumps from event to
 //! event. A week of outage runs in milliseconds, from a seed that is printed.
 
+mod ahead;
 mod recover;
 
 use super::*;
@@ -46,6 +47,12 @@ struct World {
     sends: Vec<(OriginId, usize)>,
     /// When each batch went, and what was in it.
     log: Vec<(Mono, Vec<u64>)>,
+    /// Batches on the wire, and when they end.
+    flying: Vec<(Mono, Sending)>,
+    /// Batches that were bound and wait for their turn.
+    prepared: HashMap<OriginId, Sending>,
+    /// How many of them were withdrawn.
+    withdrawn: usize,
     /// How long a batch of so many orders takes.
     takes: fn(usize) -> Duration,
     recovery: Recovery,
@@ -84,6 +91,9 @@ impl World {
             disturbed: 0,
             sends: Vec::new(),
             log: Vec::new(),
+            flying: Vec::new(),
+            prepared: HashMap::new(),
+            withdrawn: 0,
             takes: |_| Duration::ZERO,
             recovery: Recovery::new(),
             is_up: None,
@@ -134,13 +144,12 @@ impl World {
     fn run_for(&mut self, duration: Duration) {
         let end = self.now.plus(duration);
         for _ in 0..200_000 {
-            // A batch may have taken longer than that.
-            if self.now > end {
-                return;
-            }
+            self.land();
             let (actions, wake_at) = self.dispatcher.poll(self.now, &mut self.route);
-            if actions.is_empty() && !self.look_until(wake_at.map_or(end, |at| at.min(end))) {
-                if self.now >= end {
+            let lands_at = self.flying.iter().map(|(at, _)| *at).min();
+            let next = wake_at.into_iter().chain(lands_at).min().map_or(end, |at| at.min(end));
+            if actions.is_empty() && !self.look_until(next) {
+                if self.now >= end && lands_at.is_none_or(|at| at > end) {
                     return;
                 }
                 continue;
@@ -204,7 +213,26 @@ impl World {
                     .collect();
                 self.dispatcher.loaded(&group, &page, Some(heads), self.now);
             }
-            Action::Send(sending) => self.send(&sending),
+            Action::Send(sending) => {
+                self.bind(&sending);
+                self.send(sending);
+            }
+            Action::Prepare(sending) => {
+                self.bind(&sending);
+                let before = self.prepared.insert(sending.origin.clone(), sending);
+                assert_eq!(before, None, "more than one batch is prepared");
+            }
+            Action::Go(origin) => {
+                let sending = self.prepared.remove(&origin).expect("nothing was prepared");
+                self.send(sending);
+            }
+            Action::Withdraw(origin) => {
+                let sending = self.prepared.remove(&origin).expect("nothing was prepared");
+                self.withdrawn += 1;
+                for action in self.dispatcher.withdrawn(&sending, true, self.now) {
+                    self.perform(action);
+                }
+            }
             Action::Record(changes) => self.record(changes),
             Action::Unhold(hold) => {
                 for order in self.orders.values_mut().filter(|order| order.row == Row::Held(hold)) {
@@ -217,11 +245,10 @@ impl World {
         }
     }
 
-    fn send(&mut self, sending: &Sending) {
-        let seqs: Vec<u64> = sending.heads.iter().map(|head| head.seq).collect();
-        for seq in &seqs {
-            let order = self.orders.get_mut(seq).unwrap();
-            assert_eq!(order.row, Row::Pending, "order {seq} was sent although it is {:?}", order.row);
+    fn bind(&mut self, sending: &Sending) {
+        for seq in sending.heads.iter().map(|head| head.seq) {
+            let order = self.orders.get_mut(&seq).unwrap();
+            assert_eq!(order.row, Row::Pending, "order {seq} was bound although it is {:?}", order.row);
             assert!(
                 order.origin.as_ref().is_none_or(|bound| *bound == sending.origin),
                 "order {seq} is bound to another origin"
@@ -231,21 +258,42 @@ impl World {
             self.arrivals += 1;
         }
         self.publish();
+    }
+
+    fn send(&mut self, sending: Sending) {
+        let busy = self.flying.iter().any(|(_, other)| other.origin == sending.origin);
+        assert!(!busy, "two batches are on the wire to {}", sending.origin);
+        let seqs: Vec<u64> = sending.heads.iter().map(|head| head.seq).collect();
         self.sends.push((sending.origin.clone(), seqs.len()));
-        self.log.push((self.now, seqs.clone()));
-        self.now = self.now.plus((self.takes)(seqs.len()));
-        let outcome = match self.answers.get_mut(&sending.origin) {
-            Some(answer) => answer(&seqs, self.now),
-            None => settle_all(&seqs, self.now),
-        };
-        if let BatchOutcome::Answered(verdicts) = &outcome {
-            let site = self.sites.entry(sending.origin.clone()).or_default();
-            let settled = seqs.iter().zip(verdicts).filter(|(_, verdict)| **verdict == OrderVerdict::Settled);
-            site.extend(settled.map(|(seq, _)| *seq));
-        }
-        let random = self.random.u32(..);
-        for action in self.dispatcher.answered(sending, &outcome, self.now, random) {
-            self.perform(action);
+        self.flying.push((self.now.plus((self.takes)(seqs.len())), sending));
+        self.log.push((self.now, seqs));
+    }
+
+    /// Takes in the answers that have come by now.
+    fn land(&mut self) {
+        while let Some(at) = self.flying.iter().position(|(at, _)| *at <= self.now) {
+            let (_, sending) = self.flying.remove(at);
+            let seqs: Vec<u64> = sending.heads.iter().map(|head| head.seq).collect();
+            let outcome = match self.answers.get_mut(&sending.origin) {
+                Some(answer) => answer(&seqs, self.now),
+                None => settle_all(&seqs, self.now),
+            };
+            if let BatchOutcome::Answered(verdicts) = &outcome {
+                let site = self.sites.entry(sending.origin.clone()).or_default();
+                let settled =
+                    seqs.iter().zip(verdicts).filter(|(_, verdict)| **verdict == OrderVerdict::Settled);
+                site.extend(settled.map(|(seq, _)| *seq));
+            }
+            let random = self.random.u32(..);
+            for action in self.dispatcher.answered(&sending, &outcome, self.now, random) {
+                if let Action::Record(changes) = &action {
+                    let changes = changes.clone();
+                    self.perform(action);
+                    self.dispatcher.recorded(&sending.origin, &changes, true, self.now, random);
+                } else {
+                    self.perform(action);
+                }
+            }
         }
     }
 
@@ -256,6 +304,10 @@ impl World {
                 ChangeTo::Settled => Row::Settled(order.origin.clone().unwrap()),
                 ChangeTo::Quarantined { why, .. } => Row::Quarantined(why),
                 ChangeTo::Failed(_) => Row::Pending,
+                ChangeTo::Withdrawn => {
+                    order.attempts -= 1;
+                    Row::Pending
+                }
                 ChangeTo::Held(hold, _) => Row::Held(hold),
             };
         }
@@ -502,6 +554,9 @@ proptest::proptest! {
     #[test]
     fn chaos_neither_loses_nor_doubles_an_order(seed in 0_u64..) {
         let mut world = World::new(seed);
+        // Small batches that are quick, so that the next one is often prepared.
+        world.dispatcher = Dispatcher::new(Limits { orders: 9, bytes: 64 * 1024 });
+        world.takes = |size| Duration::from_millis(20 + 3 * size as u64);
         for name in ["a", "b"] {
             let mut random = fastrand::Rng::with_seed(seed ^ name.len() as u64 ^ u64::from(name.as_bytes()[0]));
             let calm = Mono::default().plus(MINUTE * 60);
@@ -538,5 +593,9 @@ proptest::proptest! {
         let a = world.sites.get(&origin("a")).unwrap_or(&empty);
         let b = world.sites.get(&origin("b")).unwrap_or(&empty);
         proptest::prop_assert!(a.is_disjoint(b));
+        for (seq, order) in &world.orders {
+            let sent = world.log.iter().filter(|(_, seqs)| seqs.contains(seq)).count();
+            proptest::prop_assert_eq!(order.attempts as usize, sent, "attempts of order {}", seq);
+        }
     }
 }

@@ -8,6 +8,7 @@ mod care;
 mod connection;
 mod files;
 mod model;
+mod pace;
 mod reconcile;
 mod room;
 mod salvage;

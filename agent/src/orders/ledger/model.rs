@@ -200,6 +200,8 @@ pub enum ChangeTo {
     },
     /// Still pending; the last error is kept.
     Failed(String),
+    /// Still pending and bound, but not sent: that it was bound the last time does not count as an attempt.
+    Withdrawn,
     /// Waits for something named.
     Held(Hold, String),
 }

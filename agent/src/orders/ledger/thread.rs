@@ -1,34 +1,40 @@
 //! The thread that owns the ledger: takes what is queued, writes it in one transaction, answers after the commit.
 //!
 //! ```text
-//! wait ─► drain (≤ 64 writes, ≤ 1 MiB) ─► one commit = one sync ─► answers ─► one read ─► drain …
+//! wait ─► drain ─► write each ─► more came? (≤ 256 writes, ≤ 1 MiB) ─► one commit = one sync ─► answers ─► one read …
 //!   └─ idle: a step of whatever is owed (see `care`); under load a small one at times
 //! ```
 //!
-//! No artificial wait: under load the sync itself is the time in which the next group gathers. Reads come one at a
-//! time between commits, so a burst of page loads cannot delay a till.
+//! Under load the sync itself is the time in which the next group gathers, and what comes while a group is being
+//! written joins it; on a slow disk it waits a little for those who came together last time (see `pace`). Reads come
+//! one at a time between commits, so a burst of page loads cannot delay a till.
 
 use super::care::Care;
 use super::files::is_full;
-use super::model::{Accepted, Backlog, Change, Hold, Incoming, Intervention, Outgoing, Stored};
+use super::model::{Accepted, Backlog, Change, Hold, Incoming, Intervention, Outgoing, State, Stored};
+use super::pace::{Company, Pace};
 use super::reconcile::{self, ReconcileWrite, Resent};
 use super::room::give_up_ballast;
 use super::seal::Keys;
 use super::tables::Tables;
 use super::writes::{self, Intervened, Move, count_new};
 use super::{LedgerError, LedgerSettings, Storage};
-use crate::clock::mono;
+use crate::clock::{Mono, mono};
 use crate::heartbeat::Heartbeat;
 use rusqlite::Transaction;
+use samovar_wire::orders::MAX_BATCH_ORDERS;
 use samovar_wire::{OriginId, Timestamp};
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 
 /// Most writes in one commit.
-const GROUP_WRITES: usize = 64;
+const GROUP_WRITES: usize = 256;
 /// Most bytes of orders in one commit.
 const GROUP_BYTES: usize = 1024 * 1024;
+/// What an order counts beside its body.
+const ORDER_BYTES: usize = 256;
 type Reply<T> = oneshot::Sender<Result<T, LedgerError>>;
 /// Gives the error back that it met, beside telling the asker.
 type ReadWork = Box<dyn FnOnce(Result<&Tables, LedgerError>) -> Option<rusqlite::Error> + Send>;
@@ -56,7 +62,9 @@ enum Effect {
 impl Request {
     fn bytes(&self) -> usize {
         match self {
-            Self::Accept { orders, .. } => orders.iter().map(|new| new.new.order.body.len() + 256).sum(),
+            Self::Accept { orders, .. } => {
+                orders.iter().map(|new| new.new.order.body.len() + ORDER_BYTES).sum()
+            }
             _ => 1024,
         }
     }
@@ -98,6 +106,7 @@ pub(super) struct Writer {
     pub(super) published: Published,
     pub(super) heartbeat: Heartbeat,
     pub(super) care: Care,
+    pace: Pace,
 }
 
 impl Writer {
@@ -108,39 +117,42 @@ impl Writer {
         published: Published,
         heartbeat: Heartbeat,
     ) -> Self {
-        let mut writer =
-            Self { tables: Some(tables), settings, keys, published, heartbeat, care: Care::new(mono()) };
+        let mut writer = Self {
+            tables: Some(tables),
+            settings,
+            keys,
+            published,
+            heartbeat,
+            care: Care::new(mono()),
+            pace: Pace::default(),
+        };
         writer.opened();
         writer
     }
 
     /// Serves until every handle is gone.
-    pub(super) fn run(mut self, mut queue: mpsc::Receiver<Request>, runtime: &tokio::runtime::Handle) {
-        let mut reads: VecDeque<ReadWork> = VecDeque::new();
+    pub(super) fn run(mut self, queue: mpsc::Receiver<Request>, runtime: &tokio::runtime::Handle) {
+        let mut source = Source { queue, reads: VecDeque::new(), runtime };
         loop {
             self.heartbeat.beat();
             let mut writes = Vec::new();
-            if reads.is_empty() {
-                let wait = self.patience();
-                match runtime.block_on(async { tokio::time::timeout(wait, queue.recv()).await }) {
+            // What lies there already came while the last commit ran.
+            let queued = source.drain(&mut writes, 0);
+            if writes.is_empty() && source.reads.is_empty() {
+                match source.wait(self.patience()) {
                     Ok(None) => break,
-                    Ok(Some(request)) => sort(request, &mut writes, &mut reads),
+                    Ok(Some(request)) => sort(request, &mut writes, &mut source.reads),
                     Err(_) => {
                         self.idle();
                         continue;
                     }
                 }
             }
-            let mut bytes: usize = writes.iter().map(Request::bytes).sum();
-            while writes.len() < GROUP_WRITES && bytes < GROUP_BYTES && reads.len() < GROUP_WRITES {
-                let Ok(request) = queue.try_recv() else { break };
-                bytes += request.bytes();
-                sort(request, &mut writes, &mut reads);
-            }
             if !writes.is_empty() {
-                self.commit(writes, bytes);
+                let company = self.pace.company(accepts(&writes), queued, mono());
+                self.commit(writes, company, &mut source);
             }
-            if let Some(work) = reads.pop_front() {
+            if let Some(work) = source.reads.pop_front() {
                 self.read(work);
             }
             self.busy();
@@ -169,7 +181,8 @@ impl Writer {
     }
 
     /// Writes a group and answers.
-    fn commit(&mut self, requests: Vec<Request>, bytes: usize) {
+    fn commit(&mut self, requests: Vec<Request>, company: Company, source: &mut Source<'_>) {
+        let bytes = requests.iter().map(Request::bytes).sum();
         let requests = self.refuse_when_full(requests, bytes);
         if requests.is_empty() {
             return;
@@ -179,14 +192,21 @@ impl Writer {
             requests.into_iter().for_each(|request| request.fail(error.clone()));
             return;
         }
+        let mut group = Group { requests, bytes, company: self.has_slack().then_some(company) };
         let Some(tables) = &mut self.tables else { return };
-        let mut result = group(tables, &requests);
+        let mut result = group.write(tables, source);
         if result.as_ref().is_err_and(is_full) && give_up_ballast(&self.settings) {
             tracing::warn!("the disk is full: the ballast was given up, so that deliveries can be recorded");
-            result = group(tables, &requests);
+            group.company = None;
+            result = group.write(tables, source);
         }
+        let requests = group.requests;
         match result {
-            Ok(effects) => self.succeed(requests, effects),
+            Ok((effects, written_at)) => {
+                let now = mono();
+                self.pace.committed(accepts(&requests), now.after(written_at), now);
+                self.succeed(requests, effects);
+            }
             Err(error) => {
                 self.trouble(&error);
                 let answer = if is_full(&error) {
@@ -214,6 +234,20 @@ impl Writer {
             return others;
         }
         requests
+    }
+
+    /// Whether a group may grow after it was asked whether there is room for it: any limit is farther away than the
+    /// largest group reaches.
+    fn has_slack(&self) -> bool {
+        let open: u64 = {
+            let backlog = self.published.backlog.borrow();
+            [State::Pending, State::Held, State::Quarantined].map(|state| backlog.count(state)).iter().sum()
+        };
+        let most = (GROUP_BYTES / ORDER_BYTES + MAX_BATCH_ORDERS) as u64;
+        // At less than 80 % a fifth of the bytes is free.
+        !self.published.storage.borrow().nearly_full
+            && self.settings.max_bytes / 5 > 4 * GROUP_BYTES as u64
+            && open + most <= self.settings.max_orders
     }
 
     fn succeed(&mut self, requests: Vec<Request>, effects: Vec<Effect>) {
@@ -277,9 +311,86 @@ impl Writer {
     }
 }
 
-/// Writes a group in one transaction.
-fn group(tables: &mut Tables, requests: &[Request]) -> rusqlite::Result<Vec<Effect>> {
-    tables.write(|t| requests.iter().map(|request| perform(t, request)).collect())
+/// Where requests come from.
+struct Source<'a> {
+    queue: mpsc::Receiver<Request>,
+    /// Those that only read wait here for their turn.
+    reads: VecDeque<ReadWork>,
+    runtime: &'a tokio::runtime::Handle,
+}
+
+impl Source<'_> {
+    fn wait(&mut self, time: Duration) -> Result<Option<Request>, tokio::time::error::Elapsed> {
+        self.runtime.block_on(async { tokio::time::timeout(time, self.queue.recv()).await })
+    }
+
+    fn has_place(&self, writes: &[Request], bytes: usize) -> bool {
+        writes.len() < GROUP_WRITES && bytes < GROUP_BYTES && self.reads.len() < GROUP_WRITES
+    }
+
+    /// Takes what is there, as far as it fits in a group that has so many bytes; says whether there was a write.
+    fn drain(&mut self, writes: &mut Vec<Request>, mut bytes: usize) -> bool {
+        let before = writes.len();
+        while self.has_place(writes, bytes) {
+            let Ok(request) = self.queue.try_recv() else { break };
+            bytes += request.bytes();
+            sort(request, writes, &mut self.reads);
+        }
+        writes.len() > before
+    }
+
+    /// Takes what came while a group was written, or waits for the company that is expected.
+    fn more(&mut self, writes: &mut Vec<Request>, bytes: usize, company: &mut Company) {
+        let before = writes.len();
+        while !self.drain(writes, bytes)
+            && company.is_missed_by(accepts(writes).min(GROUP_WRITES))
+            && self.has_place(writes, bytes)
+        {
+            let begun = mono();
+            if let Ok(Some(request)) = self.wait(company.patience) {
+                sort(request, writes, &mut self.reads);
+            }
+            company.patience = company.patience.saturating_sub(mono().after(begun));
+            if writes.len() > before {
+                return;
+            }
+        }
+    }
+}
+
+/// What is written in one transaction.
+struct Group {
+    requests: Vec<Request>,
+    bytes: usize,
+    /// Whom it waits for; `None` when nobody may join it.
+    company: Option<Company>,
+}
+
+impl Group {
+    /// Gives what each request did, and when the last one was written.
+    fn write(
+        &mut self,
+        tables: &mut Tables,
+        source: &mut Source<'_>,
+    ) -> rusqlite::Result<(Vec<Effect>, Mono)> {
+        tables.write(|t| {
+            let mut effects = Vec::with_capacity(self.requests.len());
+            while let Some(request) = self.requests.get(effects.len()) {
+                effects.push(perform(t, request)?);
+                let written = effects.len();
+                if let Some(company) = self.company.as_mut().filter(|_| written == self.requests.len()) {
+                    source.more(&mut self.requests, self.bytes, company);
+                    self.bytes += self.requests[written..].iter().map(Request::bytes).sum::<usize>();
+                }
+            }
+            Ok((effects, mono()))
+        })
+    }
+}
+
+/// How many of these are orders that tills hand in.
+fn accepts(requests: &[Request]) -> usize {
+    requests.iter().filter(|request| matches!(request, Request::Accept { .. })).count()
 }
 
 /// Does one write inside the group's transaction.

@@ -172,6 +172,10 @@ pub(super) fn change(t: &Transaction<'_>, changes: &[Change], now: Timestamp) ->
             ChangeTo::Quarantined { why, detail } => (State::Quarantined, Some(why.as_str()), Some(detail)),
             ChangeTo::Failed(detail) => (State::Pending, None, Some(detail)),
             ChangeTo::Held(hold, detail) => (State::Held, Some(hold.word()), Some(detail)),
+            ChangeTo::Withdrawn => {
+                withdraw(t, change.seq)?;
+                continue;
+            }
         };
         // The origin's word that it has the order is the truth whatever happened here meanwhile; any other change
         // is for pending orders only.
@@ -194,6 +198,16 @@ pub(super) fn change(t: &Transaction<'_>, changes: &[Change], now: Timestamp) ->
         }
     }
     Ok(moves)
+}
+
+/// Takes back that an order was counted as sent when it was bound.
+fn withdraw(t: &Transaction<'_>, seq: u64) -> rusqlite::Result<()> {
+    t.prepare_cached(
+        "UPDATE orders SET attempts = max(attempts - 1, 0), sent_at = iif(attempts > 1, sent_at, NULL),
+         first_sent_at = iif(attempts > 1, first_sent_at, NULL) WHERE seq = ?1 AND state = 0",
+    )?
+    .execute([seq])?;
+    Ok(())
 }
 
 /// Makes held orders pending again.
