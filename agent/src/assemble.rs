@@ -36,7 +36,7 @@ use crate::logging::{self, LoggingError};
 use crate::net::{ClientSettings, line};
 use crate::orders::dispatcher::Limits;
 use crate::orders::intake::{self, Intake};
-use crate::orders::ledger::{Ledger, LedgerSettings, OpenError};
+use crate::orders::ledger::{Ledger, LedgerSettings, OpenError, make_room_to_start};
 use crate::orders::origin::AT_ONCE;
 use crate::orders::reconcile::{self, Pace, Reconcile, Reconciler};
 use crate::orders::run::{Events, Flow, InFlight, Lanes};
@@ -272,6 +272,7 @@ impl Agent {
     async fn start(data: DataDir, config: Config) -> Result<Self, StartError> {
         let address = config.local_api.listen;
         let socket = listener::bind(address).map_err(|source| StartError::Listen { address, source })?;
+        make_room_to_start(&ledger_settings(data.path(), &config));
         let (epoch, damaged) = data.next_epoch(wall())?;
         let mut frame = Frame {
             data: data.path().to_owned(),

@@ -103,7 +103,7 @@ impl DataDir {
             Loaded::SetAside(kept, _) => (by_clock, Some(kept)),
         };
         let next = Epoch { epoch: last + 1 };
-        store::replace(&path, &json(&next), 0o600)?;
+        store::replace_even_when_full(&path, &json(&next), 0o600)?;
         Ok((next.epoch, set_aside))
     }
 
@@ -130,7 +130,7 @@ impl DataDir {
     /// # Errors
     /// When it cannot be written.
     pub fn write_run(&self, run: &Run) -> Result<(), DataDirError> {
-        Ok(store::replace(&self.path.join("run.json"), &json(run), 0o644)?)
+        Ok(store::replace_even_when_full(&self.path.join("run.json"), &json(run), 0o644)?)
     }
 
     /// The agent is no longer there.

@@ -21,6 +21,12 @@ impl StoreError {
         let path = path.to_owned();
         move |source| Self { operation, path, source }
     }
+
+    /// Whether there was no room on the disk.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        matches!(self.source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+    }
 }
 
 /// What was found where a JSON file should be.
@@ -51,7 +57,7 @@ pub fn make_dir(path: &Path) -> Result<(), StoreError> {
 /// # Errors
 /// When any step fails; the old file is then still in place.
 pub fn replace(path: &Path, content: &[u8], mode: u32) -> Result<(), StoreError> {
-    let temporary = with_suffix(path, "new");
+    let temporary = temporary_of(path);
     let mut options = OpenOptions::new();
     options.write(true).create(true).truncate(true);
     #[cfg(unix)]
@@ -63,6 +69,30 @@ pub fn replace(path: &Path, content: &[u8], mode: u32) -> Result<(), StoreError>
     drop(file);
     fs::rename(&temporary, path).map_err(StoreError::new("rename into place", path))?;
     sync_directory_of(path)
+}
+
+/// Replaces a file whole, or writes over what is there when the disk has no room for another. For content of less than a
+/// sector that can be made again when a power cut leaves a part of it.
+///
+/// # Errors
+/// When neither can be done.
+pub fn replace_even_when_full(path: &Path, content: &[u8], mode: u32) -> Result<(), StoreError> {
+    let full = match replace(path, content, mode) {
+        Err(error) if error.is_full() => error,
+        other => return other,
+    };
+    remove(&temporary_of(path))?;
+    // Where there is nothing to write over, the first error says what is wrong.
+    let Ok(mut file) = OpenOptions::new().write(true).open(path) else { return Err(full) };
+    file.write_all(content).map_err(StoreError::new("write", path))?;
+    file.set_len(content.len() as u64).map_err(StoreError::new("shorten", path))?;
+    file.sync_all().map_err(StoreError::new("sync", path))
+}
+
+/// Where the new content of a file is written before it takes the old one's place.
+#[must_use]
+pub fn temporary_of(path: &Path) -> PathBuf {
+    with_suffix(path, "new")
 }
 
 #[cfg(unix)]

@@ -5,6 +5,7 @@
 
 use std::collections::{HashMap, HashSet};
 
+use samovar_wire::encoding::sha256_from_hex;
 use samovar_wire::reconcile::{
     Digest, KeyDigest, LEAF_PLACES, MAX_KEYS, MAX_RANGES, MAX_SEQ, RangeDigest, RangeVerdict,
     ReconcileRequest,
@@ -120,6 +121,24 @@ impl Found {
     }
 }
 
+impl Found {
+    /// The key of the only order that the device lacks, when that is all the difference: then its part of the sum is
+    /// what the device's sum lacks.
+    fn one_more_than(&self, range: &RangeDigest) -> Option<String> {
+        if !self.is_listed() || self.count != range.count + 1 {
+            return None;
+        }
+        let completes = |row: &&KeyDigest| {
+            let mut sum = range.digest;
+            sha256_from_hex(&row.sha256).is_some_and(|sha256| {
+                sum.add(&row.key, &sha256);
+                sum == self.digest
+            })
+        };
+        self.rows.iter().find(completes).map(|row| row.key.clone())
+    }
+}
+
 /// The keys that a range lists and that are not recorded just there: they are missing, or they have moved.
 pub(super) fn astray<'a>(range: &'a RangeDigest, found: &Found) -> Vec<&'a KeyDigest> {
     let here: HashSet<&KeyDigest> = found.rows.iter().collect();
@@ -144,7 +163,10 @@ pub(super) fn verdict(
             (false, 0) if is_leaf(range) && found.is_listed() => {
                 answer(false, Some(Vec::new()), Some(keys().collect()))
             }
-            _ => answer(false, None, None),
+            _ => match found.one_more_than(range) {
+                Some(key) => answer(false, Some(Vec::new()), Some(vec![key])),
+                None => answer(false, None, None),
+            },
         };
     }
     let astray = astray(range, found).into_iter().map(|key| &key.key);
@@ -230,6 +252,18 @@ mod tests {
         assert_eq!(lists(&answer(&asked, &found(1, 9, &orders[..1]), &[])), (false, None, None));
         let other = [key(1, "a", "{}"), key(2, "b", "[]")];
         assert_eq!(lists(&answer(&asked, &found(1, 9, &other), &[])), (false, None, None));
+    }
+
+    #[test]
+    fn one_order_that_only_the_origin_has_is_named_by_the_difference_of_the_sums() {
+        let here = [key(1, "a", "{}"), key(2, "b", "{}"), key(3, "c", "{}")];
+        let found = found(1, 9, &here);
+        let without_b = [here[0].clone(), here[2].clone()];
+        let named = answer(&range(1, 9, &without_b), &found, &[]);
+        assert_eq!(lists(&named), (false, Some(&[][..]), Some(&["b".to_owned()][..])));
+        let another_too = [here[0].clone(), key(5, "d", "{}")];
+        assert_eq!(lists(&answer(&range(1, 9, &another_too), &found, &[])), (false, None, None));
+        assert_eq!(lists(&answer(&range(1, 9, &here[..1]), &found, &[])), (false, None, None));
     }
 
     #[test]

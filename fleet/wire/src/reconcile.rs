@@ -17,8 +17,9 @@
 //!   the origin has with the same content under another place (another ledger or sequence number of the same device,
 //!   such as after a ledger was salvaged) is not missing: the origin takes over the device's place for it. A key that
 //!   it has with other content is `missing`; sent again it is answered `conflict`.
-//! - A range *without* `keys` that differs is answered `match: false` without lists, except that a leaf whose `count`
-//!   is 0 gets them: all that the origin has there is `unknown`.
+//! - A range *without* `keys` that differs is answered `match: false` without lists, except in a leaf of
+//!   which the origin can tell all the same: with a `count` of 0 all that it has there is `unknown`, and a single order
+//!   that only the origin has is found by the difference of the sums.
 //!
 //! `keys` is an addition: an origin that knows only the contract ignores it. Whatever lists such an origin gives are
 //! honoured; when a range of one place (`from_seq` = `to_seq`), in which the device has an order, does not match and

@@ -11,7 +11,7 @@ use std::sync::Arc;
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_power_cut_at_any_write_or_sync_loses_nothing_that_was_acknowledged() {
     let mut rng = Rng::with_seed(seed());
-    let (mut total, images) = (Tally::default(), soak().unwrap_or(2_500));
+    let (mut total, images) = (Tally::default(), soak().unwrap_or(700));
     let mut lives = 0;
     while total.images < images {
         let acts = whole_life(&mut rng);
@@ -24,7 +24,7 @@ async fn a_power_cut_at_any_write_or_sync_loses_nothing_that_was_acknowledged() 
     }
     println!("{lives} lives");
     total.must_be_clean();
-    assert!(total.distinct > 500, "{total}");
+    assert!(total.distinct > 300, "{total}");
 }
 
 /// Power that comes back often goes again at once.
@@ -36,14 +36,13 @@ async fn a_second_cut_while_the_ledger_recovers_from_the_first_loses_nothing_eit
 /// After a recovery the journal may end inside a sector that holds acknowledged orders: what is written next there
 /// puts them at risk, unless the journal begins anew.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "fails until a ledger that is opened moves its journal into the main file before it is written to"]
 async fn a_second_cut_that_wipes_a_sector_loses_nothing_either() {
     cut_twice(&[Fate::Wiped]).await;
 }
 
 async fn cut_twice(fates: &[Fate]) {
     let mut rng = Rng::with_seed(seed() ^ 2);
-    let (mut total, images) = (Tally::default(), soak().map_or(600, |images| images / 5));
+    let (mut total, images) = (Tally::default(), soak().map_or(300, |images| images / 5));
     while total.images < images && total.wrong == 0 {
         let acts = whole_life(&mut rng);
         let first = record(&acts, false, rng.fork()).await;

@@ -368,6 +368,7 @@ impl Cycle {
         };
         let issued = self.disk.position();
         let answer = self.ledger().intervene(&id, what.clone(), "tester", "a reason").await;
+        let refused = matches!(answer, Err(LedgerError::NotAllowed(_)));
         let at = match answer {
             Ok(_) | Err(LedgerError::NotAllowed(_)) => Some(self.disk.position()),
             Err(error) => {
@@ -375,7 +376,11 @@ impl Cycle {
                 None
             }
         };
-        self.model.did(seq, issued, at, |stand| stand.intervened(&what));
+        self.model.did(seq, issued, at, |stand| {
+            // An order that waits for another goes on waiting, if that one is not settled.
+            let waits = refused && what == Intervention::Retry && stand.waits_for_another();
+            if waits { stand.clone() } else { stand.intervened(&what) }
+        });
     }
 
     /// Waits for the checkpoint that an idle ledger makes; on a disk that fails there may be none.

@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 /// Lives that are lived at once; they mostly wait.
 const AT_ONCE: usize = 12;
 /// Operations after a failed flush that are all cut at.
-const HEALING: usize = 40;
+const HEALING: usize = 15;
 
 /// Every fault of one kind, at each of so many places.
 fn faults(seen: [u64; 5], kinds: &[Kind]) -> Vec<Fault> {
@@ -65,7 +65,6 @@ async fn a_disk_that_fails_makes_no_false_promise_and_is_used_again_when_it_is_w
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "fails until a ledger that is opened moves its journal into the main file before it is written to"]
 async fn a_disk_whose_flushes_fail_for_a_while_makes_no_false_promise_either() {
     fail_everywhere(drops_the_journal).await;
 }
@@ -76,7 +75,7 @@ async fn fail_everywhere(wanted: impl Fn(&Fault) -> bool) {
     let seen = operations(life.clone()).await;
     let mut faults = faults(seen, &[Kind::Read, Kind::Write, Kind::Truncate, Kind::Sync]);
     faults.retain(wanted);
-    let faults = sample(faults, 24, &mut rng);
+    let faults = sample(faults, 48, &mut rng);
     println!(
         "{} of the faults possible in {seen:?} operations (read, write, truncate, sync, open)",
         faults.len()
@@ -184,9 +183,11 @@ async fn a_disk_that_fails_while_the_ledger_is_opened_harms_nothing() {
     let mut tally = Tally::default();
     for from_nothing in [true, false] {
         let cut = if from_nothing { 0 } else { first.log.len() };
-        let faults = faults(opening(&first, cut, None, &mut rng).await.1, &Kind::ALL);
+        let mut faults = faults(opening(&first, cut, None, &mut rng).await.1, &Kind::ALL);
+        // A page that cannot be read again and again is damage, and the ledger is set aside for salvage.
+        faults.retain(|fault| fault.kind != Kind::Read || !fault.lasting);
         println!("{} faults while opening", faults.len());
-        for fault in sample(faults, 3, &mut rng) {
+        for fault in sample(faults, 8, &mut rng) {
             let (finding, _) = opening(&first, cut, Some(fault), &mut rng).await;
             tally.images += 1;
             tally.note(&format!("{fault:?} while opening, from nothing: {from_nothing}"), finding);

@@ -310,6 +310,9 @@ async fn cut_everywhere(day: Day, fates: &[Fate], lies: bool, rng: &mut Rng) -> 
     for (index, op) in day.log.iter().enumerate() {
         disk.apply(op, rng);
         let cut = index + 1;
+        if soak().is_none() && rng.usize(0..3) > 0 {
+            continue;
+        }
         tally.cuts += 1;
         for fate in draw(fates, rng) {
             let mut image = disk.cut(fate, rng);

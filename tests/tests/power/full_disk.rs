@@ -36,7 +36,11 @@ impl SmallDisk {
 
     /// Another program takes all that is left, to the last byte.
     fn fill(&self) -> Result<PathBuf> {
-        let path = self.0.join("somebody-elses-file");
+        self.fill_with("somebody-elses-file")
+    }
+
+    fn fill_with(&self, name: &str) -> Result<PathBuf> {
+        let path = self.0.join(name);
         let mut file = File::create(&path).context("cannot make the file")?;
         for size in [1 << 16, 1 << 12, 1] {
             while file.write_all(&vec![7; size]).is_ok() {}
@@ -160,21 +164,42 @@ async fn a_disk_that_others_fill_to_the_last_byte_loses_nothing_and_heals() -> R
     let summary = agent.api().summary().await?;
     assert_eq!((summary.quarantined, summary.discarded), (0, 0), "{summary:?}");
     agent.sigkill().await?;
-    // Whether an agent can begin without a free byte is its own affair; it must not harm what is there.
-    match agent.start().await {
-        Ok(()) => {
-            println!("it starts on a full disk");
-            agent.sigkill().await?;
-        }
-        Err(why) => println!("it does not start on a full disk: {why:#}"),
-    }
+    agent.start().await.context("it does not start on a full disk")?;
     std::fs::remove_file(&filler).context("cannot free the space")?;
-    agent.start().await?;
     all_at(&origin, &taken).await?;
     settled(&agent, taken.len()).await?;
     let again = agent.api().place(&sale("last", 2_000)).await?;
     assert_eq!(again.status, 202, "{}", again.json());
     Ok(())
+}
+
+/// The power goes while the disk is full, and comes back: what was accepted is delivered all the same.
+#[tokio::test]
+async fn an_agent_that_starts_on_a_full_disk_delivers_what_was_accepted() -> Result<()> {
+    let mut origin = Origin::start("us-west").await?;
+    let table = TableBuilder::new()?.origin("us-west", origin.address());
+    origin.stop().await;
+    let Some((mut agent, disk)) = till(&table, 32).await? else { return Ok(()) };
+    let mut taken = Vec::new();
+    for n in 0..100 {
+        let number = format!("S-{n}");
+        let answer = agent.api().place(&sale(&number, 2_000)).await?;
+        ensure!(answer.status == 202, "{number}: {}", answer.status);
+        taken.push(number);
+    }
+    let ballast = agent.data().join("orders.ballast");
+    eventually("the ballast", SOON, async || ballast.exists().then_some(())).await?;
+    agent.sigkill().await?;
+    disk.fill()?;
+    agent.start().await.context("it does not start on a full disk")?;
+    origin.restart().await?;
+    all_at(&origin, &taken).await?;
+    settled(&agent, taken.len()).await?;
+    // And once more, now that the ballast is gone.
+    agent.sigkill().await?;
+    disk.fill_with("one-more-file")?;
+    agent.start().await.context("it does not start on a full disk without ballast")?;
+    settled(&agent, taken.len()).await
 }
 
 /// The disk is full while the agent runs, and has room again: no restart is needed.

@@ -53,6 +53,10 @@ impl Stand {
         if waits { self.now(State::Pending, None) } else { self.clone() }
     }
 
+    pub(crate) fn waits_for_another(&self) -> bool {
+        self.state == State::Held && self.why.as_deref() == Some(Hold::DependsOn.word())
+    }
+
     pub(crate) fn intervened(&self, what: &Intervention) -> Self {
         let reused = self.state == State::Quarantined && self.why.as_deref() == Some(KEY_REUSED);
         match what {

@@ -81,6 +81,8 @@ pub(crate) struct Plan {
     pub(crate) times: usize,
     /// Of the fates that are chance, only one at each place.
     pub(crate) sparing: bool,
+    /// Of the places, one in so many.
+    pub(crate) one_in: usize,
     /// Only cuts from this place on.
     pub(crate) from: usize,
     /// Only cuts at these places, if any are named.
@@ -89,12 +91,13 @@ pub(crate) struct Plan {
 
 impl Plan {
     pub(crate) fn of(fates: &[Fate]) -> Self {
-        Self { fates: fates.to_vec(), lies: false, times: 1, sparing: false, from: 0, only: None }
+        Self { fates: fates.to_vec(), lies: false, times: 1, sparing: false, one_in: 1, from: 0, only: None }
     }
 
-    /// Every fate by hand, a sample after every change.
+    /// Every fate at every place by hand, a sample after every change.
     pub(crate) fn everything() -> Self {
-        Self { sparing: soak().is_none(), ..Self::of(&Fate::ALL) }
+        let quick = soak().is_none();
+        Self { sparing: quick, one_in: if quick { 4 } else { 1 }, ..Self::of(&Fate::ALL) }
     }
 
     /// The fates at one place.
@@ -181,7 +184,8 @@ pub(crate) async fn sweep(recording: &Recording, plan: &Plan, rng: &mut Rng) -> 
     for (index, op) in recording.log.iter().enumerate() {
         disk.apply(op, rng);
         let cut = index + 1;
-        if cut < plan.from || plan.only.as_ref().is_some_and(|only| !only.contains(&cut)) {
+        let named = plan.only.as_ref().is_none_or(|only| only.contains(&cut));
+        if cut < plan.from || !named || rng.usize(0..plan.one_in) > 0 {
             continue;
         }
         tally.cuts += 1;

@@ -44,9 +44,13 @@ impl Dispatcher {
         let mut changes = Vec::new();
         match outcome {
             BatchOutcome::Answered(verdicts) => {
-                // An origin that asks to retry every single order is busy, whatever its status said.
-                if verdicts.iter().all(|verdict| matches!(verdict, OrderVerdict::Retry(..))) {
+                // An origin that asks to retry every single order is busy, whatever its status said; one that asks it
+                // for one order, when all was well, may mean that order.
+                let retries = verdicts.iter().all(|verdict| matches!(verdict, OrderVerdict::Retry(..)));
+                if retries && (verdicts.len() > 1 || !self.lane(&sent.origin).is_closed()) {
                     self.failed(sent, Cause::Busy, None, now, random);
+                } else if retries {
+                    self.lane(&sent.origin).aborted();
                 } else {
                     self.lane(&sent.origin).succeeded(sent.heads.len(), now);
                 }
@@ -166,7 +170,7 @@ impl Dispatcher {
                 detail: detail.clone(),
             },
             OrderVerdict::Retry(wait, detail) => {
-                let wait = wait.unwrap_or_else(|| ORDER_BACKOFF.wait(head.attempts + 1, random));
+                let wait = wait.unwrap_or_else(|| alone(head, random));
                 self.put_back(sent, sent_once_more(head), now, now.plus(wait), None);
                 ChangeTo::Failed(detail.clone())
             }
@@ -183,11 +187,9 @@ impl Dispatcher {
         now: Mono,
         random: u32,
     ) {
-        let alone = sent.heads.len() == 1 && counts;
+        let alone_and_counted = sent.heads.len() == 1 && counts;
         for head in &sent.heads {
-            // At least half of the ceiling: a probe of the next order must fit in before it comes again.
-            let wait = ORDER_BACKOFF.wait(head.attempts + 1, u32::MAX / 2 + random / 2);
-            let ready_at = if alone { now.plus(wait) } else { now };
+            let ready_at = if alone_and_counted { now.plus(alone(head, random)) } else { now };
             self.put_back(sent, sent_once_more(head), now, ready_at, unanswered_by);
         }
     }
@@ -220,6 +222,12 @@ fn sent_once_more(head: &Head) -> Head {
 /// The order is not pending any more.
 const fn is_final(to: &ChangeTo) -> bool {
     !matches!(to, ChangeTo::Failed(_) | ChangeTo::Withdrawn)
+}
+
+/// The wait of an order that failed by itself. At least half of the ceiling: a probe of the next order must fit in
+/// before it comes again.
+fn alone(head: &Head, random: u32) -> Duration {
+    ORDER_BACKOFF.wait(head.attempts + 1, u32::MAX / 2 + random / 2)
 }
 
 fn each<'a>(sent: &'a Sending, to: impl Fn(&Head) -> ChangeTo + 'a) -> impl Iterator<Item = Change> + 'a {

@@ -200,9 +200,13 @@ impl Lane {
         self.backlog_from <= now
     }
 
+    pub(super) const fn is_closed(&self) -> bool {
+        matches!(self.state, LaneState::Closed)
+    }
+
     /// The next order is a probe that goes on nobody's word.
-    pub(super) fn is_blind(&self) -> bool {
-        matches!(self.state, LaneState::HalfOpen { .. }) && !self.heard
+    pub(super) const fn is_blind(&self) -> bool {
+        matches!(self.state, LaneState::HalfOpen { cause: Cause::NoAnswer }) && !self.heard
     }
 
     pub(super) const fn owes_backlog(&self) -> bool {

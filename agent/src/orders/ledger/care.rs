@@ -10,13 +10,14 @@
 //! that neither history nor the WAL grows without bound. The WAL is moved at 4 MiB whatever the load: it is never
 //! longer than that and one group's pages.
 
+use super::age::Age;
 use super::files::{self, Opened, is_damage, is_full, is_unreadable};
 use super::room::{self, Load};
 use super::salvage::{self, Counted, Salvage, Step};
 use super::tables::Tables;
 use super::thread::Writer;
 use super::{State, UNREADABLE, writes};
-use crate::clock::{Mono, mono, wall};
+use crate::clock::{Mono, mono, trusted_wall, wall};
 use samovar_wire::Timestamp;
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,6 +30,8 @@ const CHECKPOINT_BYTES: u64 = 4 * 1024 * 1024;
 const ROUND_EVERY: Duration = Duration::from_secs(60);
 /// How often it looks when a limit is near.
 const URGENT_EVERY: Duration = Duration::from_secs(1);
+/// Steps in which history gives way to orders that wait for their answer; each is one commit.
+const URGENT_STEPS: u8 = 8;
 /// How often a ledger that failed is opened again.
 const REOPEN_EVERY: Duration = Duration::from_millis(500);
 /// Pause between chores while nothing waits: long enough to see what came in.
@@ -52,6 +55,7 @@ pub(super) struct Care {
     damage: Option<String>,
     unreadable: u32,
     retain_at: Mono,
+    age: Option<Age>,
     /// Bytes of history, counted once per round.
     history: Option<u64>,
     vacuum: bool,
@@ -75,6 +79,7 @@ impl Care {
             damage: None,
             unreadable: 0,
             retain_at: now,
+            age: None,
             history: None,
             vacuum: false,
             ballast_at: now,
@@ -318,7 +323,7 @@ impl Writer {
 
     /// Compares what there is with the limits and publishes what is new. History gives way before an order is refused.
     pub(super) fn has_room(&mut self, incoming: u64, incoming_bytes: u64) -> bool {
-        for attempt in 0..2 {
+        for step in (0..=URGENT_STEPS).rev() {
             let Some(bytes) = self.tables.as_ref().and_then(|tables| tables.bytes().ok()) else {
                 return true;
             };
@@ -331,10 +336,13 @@ impl Writer {
                 self.care.retain_at = self.care.retain_at.min(mono().plus(URGENT_EVERY));
             }
             let crowded = bytes + incoming_bytes >= self.settings.max_bytes;
-            if crowded && attempt == 0 && backlog.count(State::Settled) > 0 {
+            if crowded && step > 0 && backlog.count(State::Settled) > 0 {
                 self.care.history = None;
                 self.retain(256);
-                continue;
+                let gave_way = self.care.history.is_some();
+                if gave_way {
+                    continue;
+                }
             }
             self.published.storage.send_if_modified(|storage| {
                 let changed = storage.full != verdict.full || storage.nearly_full != verdict.nearly_full;
@@ -348,9 +356,11 @@ impl Writer {
 
     /// Lets some history go: marks what may go, then acts.
     fn retain(&mut self, step: usize) {
-        let (bodies, keys) = (before(self.settings.body_retention), before(self.settings.key_retention));
+        let now = self.history_at();
+        let (bodies, keys) =
+            (before(now, self.settings.body_retention), before(now, self.settings.key_retention));
         // An origin that never confirms must not fill the disk.
-        let unconfirmed = before((self.settings.body_retention * 2).max(Duration::from_secs(86_400)));
+        let unconfirmed = before(now, (self.settings.body_retention * 2).max(Duration::from_secs(86_400)));
         let known = self.care.history;
         let Some(tables) = &mut self.tables else { return };
         let settings = &self.settings;
@@ -396,6 +406,30 @@ impl Writer {
         }
     }
 
+    /// The time by which history is old; long ago where it is not known, so that nothing is.
+    fn history_at(&mut self) -> Timestamp {
+        let long_ago = Timestamp::from_millis(0);
+        let (Some(tables), Some(wall)) = (&mut self.tables, trusted_wall()) else { return long_ago };
+        let known = self.care.age.map_or_else(
+            || Ok(Age::begin(tables.noted_time()?, tables.newest_time()?, wall, mono())),
+            Ok::<_, rusqlite::Error>,
+        );
+        let Ok(mut age) = known else { return long_ago };
+        let at = age.advance(wall, mono());
+        if let Some(due) = age.to_note() {
+            match tables.note_time(due) {
+                Ok(()) => age.noted(due),
+                Err(error) if is_full(&error) => {}
+                Err(error) => {
+                    self.trouble(&error);
+                    return long_ago;
+                }
+            }
+        }
+        self.care.age = Some(age);
+        at
+    }
+
     /// Settled rows that are gone are no longer counted.
     fn forget(&self, rows: u64) {
         self.published.backlog.send_if_modified(|published| {
@@ -434,8 +468,8 @@ impl Writer {
     }
 
     fn salvage(&mut self, pages: u32) {
+        let keys_since = before(self.history_at(), self.settings.key_retention);
         let (Some(mut salvage), Some(tables)) = (self.care.salvage.take(), &mut self.tables) else { return };
-        let keys_since = before(self.settings.key_retention);
         let keys = Arc::clone(&self.keys);
         match tables.write(|t| salvage.step(t, &keys, pages.max(1), wall(), keys_since)) {
             Ok(Step::More(counted)) => {
@@ -477,8 +511,8 @@ impl Writer {
     }
 }
 
-/// So long ago.
-fn before(age: Duration) -> Timestamp {
+/// So long before a time.
+fn before(now: Timestamp, age: Duration) -> Timestamp {
     let age = i64::try_from(age.as_millis()).unwrap_or(i64::MAX / 2);
-    Timestamp::from_millis(wall().millis() - age)
+    Timestamp::from_millis(now.millis() - age)
 }

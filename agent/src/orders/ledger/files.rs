@@ -1,12 +1,14 @@
 //! The ledger's files: opening them, finding out whether they are sound, and setting aside what is not.
 //!
 //! ```text
-//! orders.db, orders.db-wal ── sound ──────────────────────────────► serve
+//! orders.db, orders.db-wal ── sound ── journal written anew, moved ─► serve
 //!        │  └─ main file gone: the journal is kept, a new ledger ──► serve
 //!        └─ damaged: both become orders.db.damaged-N, …-N-wal ─────► a new ledger serves, salvage reads the old one
 //! ```
 
 use super::LedgerSettings;
+use super::connection::is_in_use;
+use super::room::give_up_ballast;
 use super::salvage::{self, journal_is_broken, journal_of};
 use super::tables::{OpenError, Tables};
 use crate::store::{self, StoreError};
@@ -82,7 +84,8 @@ fn finish(settings: &LedgerSettings, tables: Tables, told: Option<String>) -> Re
     Ok(Opened { tables, told })
 }
 
-/// Opens the ledger again after a failure. Nothing is acknowledged before everything was written anew.
+/// Opens the ledger again after a failure. Nothing is acknowledged before everything was written anew and the disk has
+/// taken a write.
 pub(super) fn reopen(settings: &LedgerSettings) -> Result<Tables, rusqlite::Error> {
     let as_sqlite = |error: OpenError| match error {
         OpenError::Sqlite(error) => error,
@@ -92,8 +95,9 @@ pub(super) fn reopen(settings: &LedgerSettings) -> Result<Tables, rusqlite::Erro
         // SQLite would make a new one, as if nothing had been.
         return Err(rusqlite::Error::InvalidPath(settings.path.clone()));
     }
-    let mut tables = Tables::open(&settings.path, settings.max_bytes).map_err(as_sqlite)?;
-    match tables.rewrite().and_then(|()| tables.sound()) {
+    renew_journal(settings)?;
+    let mut tables = Tables::open(&settings.path, settings.max_bytes, None).map_err(as_sqlite)?;
+    match tables.try_disk().and_then(|()| tables.sound()) {
         Ok(()) => Ok(tables),
         Err(error) => {
             tables.abandon();
@@ -105,24 +109,52 @@ pub(super) fn reopen(settings: &LedgerSettings) -> Result<Tables, rusqlite::Erro
 /// Opens the ledger if it is sound. After a stop that was not clean it is looked at more closely.
 fn open_sound(settings: &LedgerSettings) -> Result<Tables, Failure> {
     let path = &settings.path;
+    if length(path) > 0 && is_in_use(path) {
+        return Err(Failure::Other(OpenError::InUse));
+    }
     let unclean = length(&journal_of(path)) > 0;
     if unclean && journal_is_broken(path).unwrap_or(false) {
         return Err(Failure::Damaged("its journal is broken in the middle".into()));
     }
-    let tables = Tables::open(path, settings.max_bytes).map_err(|error| match error {
+    renew_journal(settings)?;
+    let opened = Tables::open(path, settings.max_bytes, unclean.then_some(CHECK));
+    let tables = opened.map_err(|error| match error {
         OpenError::Sqlite(error) => error.into(),
         OpenError::Migrate(super::schema::MigrationError::Sqlite(error)) => error.into(),
+        OpenError::Damaged(found) => Failure::Damaged(found),
         other => Failure::Other(other),
     })?;
-    let found = if unclean { tables.quick_check(CHECK)? } else { None };
-    if let Some(found) = found {
-        tables.abandon();
-        return Err(Failure::Damaged(found));
-    }
     // SQLite syncs the directory for a new WAL, but not for a new main file.
     store::sync_directory_of(path).map_err(|error| Failure::Other(error.into()))?;
     tables.sound()?;
     Ok(tables)
+}
+
+/// Writes the journal anew, as another file. After a failed sync it reads back as if it were on the disk, also for a
+/// process that was started since, and no later sync of the same file puts it there. Moved from such a journal, the main
+/// file would be torn by a power cut with nothing to mend it.
+fn renew_journal(settings: &LedgerSettings) -> rusqlite::Result<()> {
+    let wal = journal_of(&settings.path);
+    let as_sqlite = |code| {
+        move |error: StoreError| {
+            let words = std::error::Error::source(&error).map_or_else(String::new, ToString::to_string);
+            rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(code), Some(format!("{error}: {words}")))
+        }
+    };
+    let content = store::read(&wal).map_err(as_sqlite(rusqlite::ffi::SQLITE_IOERR_READ))?;
+    let Some(content) = content.filter(|content| !content.is_empty()) else { return Ok(()) };
+    let renew = || store::replace(&wal, &content, 0o600);
+    let full = |result: &Result<(), StoreError>| result.as_ref().is_err_and(StoreError::is_full);
+    let mut renewed = renew();
+    if full(&renewed) && give_up_ballast(settings) {
+        renewed = renew();
+    }
+    if full(&renewed) {
+        // Delivering needs less room than the copy.
+        tracing::warn!("no room to write the journal anew");
+        renewed = store::remove(&store::temporary_of(&wal));
+    }
+    renewed.map_err(as_sqlite(rusqlite::ffi::SQLITE_IOERR_WRITE))
 }
 
 /// Tells a directory that has had a ledger from a new one.

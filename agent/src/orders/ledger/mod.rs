@@ -3,7 +3,9 @@
 //! One thread owns the only connection; it commits together whatever is queued (see `thread`). The queue holds 1,024
 //! requests. When it is full, a till is told 503 at once; the dispatcher and readers wait for room.
 
+mod age;
 mod care;
+mod connection;
 mod files;
 mod model;
 mod pace;
@@ -23,6 +25,7 @@ pub use model::{
 pub use reconcile::{
     Extent, Mark, Outstanding, PassNote, Places, Resent, ResentOrder, SettledOrder, bucket_of,
 };
+pub use room::make_room_to_start;
 pub use salvage::Salvaged;
 pub use seal::KeyError;
 pub use tables::OpenError;

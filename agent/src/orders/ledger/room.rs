@@ -20,6 +20,8 @@ const MIB: u64 = 1024 * 1024;
 const MOST_RESERVE: u64 = 16 * MIB;
 /// Most bytes of ballast.
 const MOST_BALLAST: u64 = 4 * MIB;
+/// Bytes that must be free for an agent to start without the ballast.
+const ROOM_TO_START: u64 = MIB;
 
 /// What is known of the ledger when room is asked for.
 #[derive(Debug, Clone, Copy, Default)]
@@ -152,6 +154,15 @@ pub(super) fn keep_ballast(settings: &LedgerSettings) {
     if let Err(error) = store::replace(&file, &content, 0o600) {
         tracing::debug!(%error, "no ballast now");
         give_up_ballast(settings);
+    }
+}
+
+/// Gives the ballast up when an agent starts on a disk that others have filled: what it writes before it can deliver needs
+/// some room.
+pub fn make_room_to_start(settings: &LedgerSettings) {
+    let short = disk(&settings.path).is_some_and(|disk| disk.free < ROOM_TO_START);
+    if short && give_up_ballast(settings) {
+        tracing::warn!("the disk is full: the ballast was given up, so that the agent can start and deliver");
     }
 }
 

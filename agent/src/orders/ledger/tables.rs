@@ -3,17 +3,18 @@
 //! Statements whose cost must not grow with the ledger name their index: left alone, SQLite takes another one at times,
 //! and reads every pending or every settled order for the few that are wanted.
 
+use super::connection::{connect, quick_check, truncate_wal};
+use super::files::is_full;
 use super::model::{
     AuditEntry, Backlog, Facts, Group, Head, Outgoing, Receipt, Record, State, Stored, Waiting,
 };
 use super::reconcile::{self, UNCONFIRMED};
 use super::schema::{self, MigrationError};
 use super::seal::KeyError;
-use crate::clock::{Mono, mono};
 use crate::store::StoreError;
 use rusqlite::config::DbConfig;
 use rusqlite::types::{Type, Value};
-use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, Transaction, params};
+use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
 use samovar_wire::{Country, OriginId, Timestamp};
 use std::path::Path;
 use std::time::Duration;
@@ -69,34 +70,27 @@ pub(super) struct Tables {
 impl Tables {
     /// Opens or makes the ledger, with the settings that were measured to keep every acknowledged order through a
     /// power cut: WAL with FULL (one sync per commit), no trust in whole-sector writes, an exclusive lock (which also
-    /// needs no shared-memory file, so a full disk can still be opened).
-    pub(super) fn open(path: &Path, max_bytes: u64) -> Result<Self, OpenError> {
+    /// needs no shared-memory file, so a full disk can still be opened). Looks for damage first, for so long.
+    ///
+    /// Nothing is written before the WAL was moved. It may end inside a sector that holds acknowledged orders (what fills
+    /// the sector up is written after the sync), and a write that begins there puts them at risk.
+    pub(super) fn open(path: &Path, max_bytes: u64, look: Option<Duration>) -> Result<Self, OpenError> {
         if rusqlite::version_number() < OLDEST_SQLITE {
             return Err(OpenError::UnsafeSqlite(rusqlite::version()));
         }
-        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
-            | OpenFlags::SQLITE_OPEN_CREATE
-            | OpenFlags::SQLITE_OPEN_URI
-            | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let mut connection = Connection::open_with_flags(uri(path), flags)?;
-        connection.busy_timeout(Duration::ZERO)?;
-        // Until it is known to be sound, nothing of it may be moved or removed.
-        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
-        connection.execute_batch(
-            "PRAGMA locking_mode=EXCLUSIVE;
-             PRAGMA auto_vacuum=INCREMENTAL;
-             PRAGMA journal_mode=WAL;
-             PRAGMA synchronous=FULL;
-             PRAGMA wal_autocheckpoint=0;
-             PRAGMA journal_size_limit=8388608;
-             PRAGMA cell_size_check=ON;
-             PRAGMA trusted_schema=OFF;
-             PRAGMA foreign_keys=OFF;
-             PRAGMA mmap_size=0;
-             PRAGMA cache_size=-2048;
-             PRAGMA temp_store=MEMORY;",
-        )?;
-        connection.set_prepared_statement_cache_capacity(48);
+        let mut connection = connect(path)?;
+        let check = || look.map_or(Ok(None), |longest| quick_check(&connection, longest));
+        // What a disk does not give once, it may give the second time.
+        if check()?.is_some()
+            && let Some(found) = check()?
+        {
+            return Err(OpenError::Damaged(found));
+        }
+        match truncate_wal(&connection) {
+            // What was accepted must be delivered even so; the WAL is moved as soon as there is room.
+            Err(error) if is_full(&error) => tracing::warn!(%error, "no room to move the journal"),
+            other => other?,
+        }
         schema::migrate(&mut connection)?;
         let page_size: u64 = connection.pragma_query_value(None, "page_size", |row| row.get(0))?;
         // The backstop above the limit leaves room to record deliveries when no new order is taken any more.
@@ -129,33 +123,15 @@ impl Tables {
         Ok((count("page_count")?.saturating_sub(count("freelist_count")?)) * self.page_size)
     }
 
-    /// Looks for damage for at most so long; gives the first that it finds.
-    pub(super) fn quick_check(&self, longest: Duration) -> rusqlite::Result<Option<String>> {
-        let end: Mono = mono().plus(longest);
-        self.connection.progress_handler(20_000, Some(move || mono() >= end))?;
-        let found = self.connection.query_row("PRAGMA quick_check(1)", [], |row| row.get::<_, String>(0));
-        self.connection.progress_handler(0, None::<fn() -> bool>)?;
-        match found {
-            Ok(words) => Ok(Some(words).filter(|words| words != "ok")),
-            Err(error) if error.sqlite_error_code() == Some(rusqlite::ErrorCode::OperationInterrupted) => {
-                Ok(None)
-            }
-            Err(error) => Err(error),
-        }
-    }
-
-    /// Shows that the disk takes writes, and puts everything that the WAL holds into the main file by fresh writes. After
-    /// a failed sync this is owed: the system takes the pages that it could not write for written, and a later sync of
-    /// the same file says yes to nothing.
-    pub(super) fn rewrite(&mut self) -> rusqlite::Result<()> {
+    /// Shows that the disk takes writes and syncs.
+    pub(super) fn try_disk(&mut self) -> rusqlite::Result<()> {
         self.write(|t| {
             t.execute(
                 "INSERT INTO meta(k, v) VALUES('rewritten', '1') ON CONFLICT(k) DO UPDATE SET v = v + 1",
                 [],
             )
         })?;
-        let busy: i64 = self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))?;
-        if busy == 0 { Ok(()) } else { Err(rusqlite::Error::ExecuteReturnedResults) }
+        truncate_wal(&self.connection)
     }
 
     /// From now on closing moves the WAL into the ledger.
@@ -218,11 +194,7 @@ impl Tables {
 
     /// The oldest settled orders that still have their body, and that their origin has confirmed to have; from before
     /// a time, the others too.
-    pub(super) fn history(
-        &self,
-        limit: usize,
-        unconfirmed_before: Timestamp,
-    ) -> rusqlite::Result<Vec<Kept>> {
+    pub(super) fn history(&self, limit: usize, unconfirmed_before: Timestamp) -> rusqlite::Result<Vec<Kept>> {
         self.connection
             .prepare_cached(&format!(
                 "SELECT seq, closed_at, bytes FROM orders WHERE state = 2 AND body IS NOT NULL
@@ -332,6 +304,27 @@ impl Tables {
             accepted: self.newest()?,
             bytes: self.bytes()?,
         })
+    }
+
+    /// The noted time of the clock by which history grows old.
+    pub(super) fn noted_time(&self) -> rusqlite::Result<Option<Timestamp>> {
+        let select = "SELECT CAST(v AS INTEGER) FROM meta WHERE k = 'history_at'";
+        let millis = self.connection.prepare_cached(select)?.query_row([], |row| row.get(0)).optional()?;
+        Ok(millis.map(Timestamp::from_millis))
+    }
+
+    /// Notes that time.
+    pub(super) fn note_time(&mut self, at: Timestamp) -> rusqlite::Result<()> {
+        let note = "INSERT INTO meta(k, v) VALUES('history_at', ?1) ON CONFLICT(k) DO UPDATE SET v = ?1";
+        self.write(|t| t.prepare_cached(note)?.execute([at.millis().to_string()]).map(drop))
+    }
+
+    /// The newest time that an order bears.
+    pub(super) fn newest_time(&self) -> rusqlite::Result<Option<Timestamp>> {
+        let newest = "SELECT accepted_at FROM orders ORDER BY seq DESC LIMIT 1";
+        let millis: Option<i64> =
+            self.connection.prepare_cached(newest)?.query_row([], |row| row.get(0)).optional()?;
+        Ok(millis.map(Timestamp::from_millis).max(self.facts()?.last_settled_at))
     }
 
     /// The highest place ever given to an order.
@@ -465,22 +458,6 @@ pub(super) struct Kept {
     pub(super) seq: u64,
     pub(super) closed_at: Timestamp,
     pub(super) bytes: u64,
-}
-
-/// `psow=0`: cheap flash can wipe a whole sector when the power dies during a write, and then SQLite must not count
-/// on the rest of that sector. Costs nothing that could be measured.
-fn uri(path: &Path) -> String {
-    let escaped: String = path
-        .to_string_lossy()
-        .chars()
-        .map(|c| match c {
-            '%' => "%25".into(),
-            '?' => "%3f".into(),
-            '#' => "%23".into(),
-            other => other.to_string(),
-        })
-        .collect();
-    format!("file:{escaped}?psow=0")
 }
 
 fn ledger_id(connection: &Connection) -> rusqlite::Result<String> {

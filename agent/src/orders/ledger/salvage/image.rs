@@ -36,9 +36,38 @@ struct Frames {
     committed: HashMap<u32, u64>,
     /// Versions behind a break of the journal's chain of checksums, in order.
     doubtful: HashMap<u32, Vec<u64>>,
-    /// Frames of two transactions stand behind the break. The first of them was synced before the second was written,
-    /// so the break is no torn end but damage.
+    /// A transaction that is whole stands behind the break, and one that was begun after it: see `Behind`.
     broken: bool,
+}
+
+/// What follows a break of the journal, frame by frame. An ordinary power cut leaves breaks too: only the last
+/// transaction and what fills its sector up may be unsynced, and of these any part may be missing. So behind the break of
+/// a cut there is at most one transaction, which nobody was told of. Only when a later one was begun had it been synced,
+/// and all before it: then the break is damage.
+///
+/// Each frame must prove that it was written behind the one before it: what a failed write left at these places does not.
+#[derive(Debug, Default)]
+struct Behind {
+    /// The checksum that the frame before claims.
+    claimed: Option<(u32, u32)>,
+    /// The last frame, if it ended a transaction.
+    ended: Option<Vec<u8>>,
+}
+
+impl Behind {
+    /// Takes one more frame of this journal; true when it belongs to a second transaction.
+    fn takes(&mut self, big_endian: bool, frame: &[u8]) -> bool {
+        let follows = self.claimed.is_some_and(|before| sum_of(big_endian, before, frame) == claim(frame));
+        self.claimed = Some(claim(frame));
+        let ended = self.ended.take().filter(|_| follows);
+        // The last frame is repeated to fill its sector up.
+        let same = |last: &Vec<u8>| last[..8] == frame[..8] && last[FRAME_HEADER..] == frame[FRAME_HEADER..];
+        if ended.as_ref().is_some_and(|last| !same(last)) {
+            return true;
+        }
+        self.ended = (follows && number(frame, 4) != 0).then(|| frame.to_vec());
+        false
+    }
 }
 
 /// The journal of a ledger.
@@ -174,7 +203,9 @@ fn frames(file: &mut File, size: usize) -> io::Result<Frames> {
     let mut salts = (number(&header, 16), number(&header, 20));
     let header_good = sum == (number(&header, 24), number(&header, 28)) && own_size == Some(size);
     let mut chained = header_good;
-    let (mut open, mut commits_behind) = (Vec::new(), 0);
+    let (mut open, mut behind) = (Vec::new(), Behind::default());
+    // A header that was hit does not say how its checksums were made; SQLite makes them in the order of the machine.
+    let big_endian = if header_good { big_endian } else { cfg!(target_endian = "big") };
     let mut at = WAL_HEADER as u64;
     let mut frame = vec![0; FRAME_HEADER + size];
     while input.read_exact(&mut frame).is_ok() {
@@ -187,9 +218,8 @@ fn frames(file: &mut File, size: usize) -> io::Result<Frames> {
         }
         let ours = salts == (number(&frame, 8), number(&frame, 12));
         if chained {
-            let next = checksum(big_endian, checksum(big_endian, sum, &frame[..8]), &frame[FRAME_HEADER..]);
-            chained = ours && next == (number(&frame, 16), number(&frame, 20));
-            sum = next;
+            sum = sum_of(big_endian, sum, &frame);
+            chained = ours && sum == claim(&frame);
         }
         if chained {
             open.push((page, content_at));
@@ -197,15 +227,26 @@ fn frames(file: &mut File, size: usize) -> io::Result<Frames> {
                 found.committed.extend(open.drain(..));
             }
         } else if ours && page != 0 {
-            found.broken |= commits_behind > 0;
-            commits_behind += u32::from(commit);
+            found.broken |= behind.takes(big_endian, &frame);
             // What the broken transaction had before the break belongs to what is doubtful.
             for (page, at) in open.drain(..).chain([(page, content_at)]) {
                 found.doubtful.entry(page).or_default().push(at);
             }
+        } else {
+            behind = Behind { claimed: Some(claim(&frame)), ended: None };
         }
     }
     Ok(found)
+}
+
+/// The checksum that a frame claims.
+fn claim(frame: &[u8]) -> (u32, u32) {
+    (number(frame, 16), number(frame, 20))
+}
+
+/// The checksum of a frame behind one with a checksum.
+fn sum_of(big_endian: bool, before: (u32, u32), frame: &[u8]) -> (u32, u32) {
+    checksum(big_endian, checksum(big_endian, before, &frame[..8]), &frame[FRAME_HEADER..])
 }
 
 fn checksum(big_endian: bool, mut sum: (u32, u32), bytes: &[u8]) -> (u32, u32) {
