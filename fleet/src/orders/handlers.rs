@@ -112,7 +112,10 @@ async fn admit(
         }
         Some(_) => return Err(Failure::malformed("Samovar-Shadow is not an origin")),
     };
-    let place = app.intake.enter(&app.metrics, &sender.device, work)?;
+    let place = {
+        let bytes = body::expected(headers, app.config.intake.max_body_bytes);
+        app.intake.enter(&app.metrics, &sender.device, work, bytes)?
+    };
     Ok((sender, work, place))
 }
 

@@ -61,12 +61,23 @@ pub struct Intake {
     orders: Lane,
     aside: Lane,
     per_device: usize,
+    bytes_per_device: usize,
     open: Arc<Mutex<Open>>,
     pace: Mutex<Pace>,
 }
 
-/// How many requests of a kind each device has open; nothing is remembered of those without any.
-type Open = HashMap<(DeviceId, Work), usize>;
+/// What each device has open of a kind of work; nothing is remembered of those without any.
+type Open = HashMap<(DeviceId, Work), Taken>;
+
+/// What one device has open.
+#[derive(Debug, Default)]
+struct Taken {
+    requests: usize,
+    bytes: usize,
+}
+
+/// One device may take so large a part of the memory: a few that send nothing behind large promises keep no other out.
+const PART: usize = 16;
 
 /// What work of one kind takes its share of.
 #[derive(Debug)]
@@ -91,6 +102,7 @@ impl Intake {
             orders: Lane::new(limits.in_flight, limits.memory_bytes),
             aside: Lane::new(ASIDE, aside),
             per_device: limits.in_flight_per_device,
+            bytes_per_device: (limits.memory_bytes / PART).max(limits.max_body_bytes),
             open: Arc::default(),
             pace: Mutex::new(Pace::new(limits)),
         }
@@ -115,8 +127,14 @@ impl Intake {
     }
 
     /// Lets a device's request in, or answers 429 with the time to wait.
-    fn enter(&self, metrics: &Metrics, device: &DeviceId, work: Work) -> Result<Place, Failure> {
-        let place = self.place(device, work).ok_or_else(|| {
+    fn enter(
+        &self,
+        metrics: &Metrics,
+        device: &DeviceId,
+        work: Work,
+        bytes: usize,
+    ) -> Result<Place, Failure> {
+        let place = self.place(device, work, bytes).ok_or_else(|| {
             count(metrics.throttled(work));
             Failure::too_many("too many requests of this device at once", spread(1))
         })?;
@@ -136,17 +154,19 @@ impl Intake {
         pace.took(device, work, orders, clock::steady());
     }
 
-    /// One of the device's places for this work; `None` when it has used all of them.
-    fn place(&self, device: &DeviceId, work: Work) -> Option<Place> {
+    /// One of the device's places for a request of so many bytes; `None` when it has used all of them, or its memory.
+    fn place(&self, device: &DeviceId, work: Work, bytes: usize) -> Option<Place> {
         let places = if work == Work::Orders { self.per_device } else { ASIDE };
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         let whose = (device.clone(), work);
-        let count = open.entry(whose.clone()).or_insert(0);
-        if *count >= places {
+        let taken = open.entry(whose.clone()).or_default();
+        let crowded = taken.requests > 0 && taken.bytes + bytes > self.bytes_per_device;
+        if taken.requests >= places || crowded {
             return None;
         }
-        *count += 1;
-        Some(Place { whose, open: Arc::clone(&self.open) })
+        taken.requests += 1;
+        taken.bytes += bytes;
+        Some(Place { whose, bytes, open: Arc::clone(&self.open) })
     }
 }
 
@@ -154,15 +174,17 @@ impl Intake {
 #[derive(Debug)]
 struct Place {
     whose: (DeviceId, Work),
+    bytes: usize,
     open: Arc<Mutex<Open>>,
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = open.get_mut(&self.whose) {
-            *count -= 1;
-            if *count == 0 {
+        if let Some(taken) = open.get_mut(&self.whose) {
+            taken.requests -= 1;
+            taken.bytes -= self.bytes;
+            if taken.requests == 0 {
                 open.remove(&self.whose);
             }
         }
@@ -174,15 +196,31 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_device_that_promises_much_and_sends_nothing_keeps_no_other_out() {
+        let limits = config::Intake::default();
+        let intake = Intake::new(&limits);
+        let device: DeviceId = "A".parse().unwrap();
+        let mut places = Vec::new();
+        while let Some(place) = intake.place(&device, Work::Orders, limits.max_body_bytes) {
+            places.push(place);
+        }
+        assert!(!places.is_empty() && places.len() * limits.max_body_bytes <= limits.memory_bytes / PART);
+        drop(places);
+        let many = limits.in_flight_per_device;
+        let places: Vec<_> = (0..many).filter_map(|_| intake.place(&device, Work::Orders, 100_000)).collect();
+        assert_eq!(places.len(), many, "batches of the usual size are not hindered");
+    }
+
+    #[test]
     fn a_device_gets_its_places_back_and_others_are_not_concerned() {
         let intake = Intake::new(&config::Intake { in_flight_per_device: 2, ..Default::default() });
-        let enter = |device: &DeviceId| intake.place(device, Work::Orders);
+        let enter = |device: &DeviceId| intake.place(device, Work::Orders, 1);
         let (one, other): (DeviceId, DeviceId) = ("A".parse().unwrap(), "B".parse().unwrap());
         let places = (enter(&one), enter(&one));
         assert!(places.0.is_some() && places.1.is_some());
         assert!(enter(&one).is_none());
         assert!(enter(&other).is_some());
-        assert!(intake.place(&one, Work::Shadow).is_some(), "shadows take no place of orders");
+        assert!(intake.place(&one, Work::Shadow, 1).is_some(), "shadows take no place of orders");
         drop(places);
         assert!(enter(&one).is_some());
         assert!(intake.open.lock().unwrap().is_empty(), "nothing is remembered of devices without work");

@@ -79,7 +79,7 @@ pub(super) async fn reconcile(
     who::is_named(&app, peer.as_ref(), &request.device).await?;
     let _place = match early {
         Some(place) => place,
-        None => app.intake.enter(&app.metrics, &request.device, Work::Reconcile)?,
+        None => app.intake.enter(&app.metrics, &request.device, Work::Reconcile, 0)?,
     };
     let now = clock::now();
     let verdicts = compare(&app.database, &app.config.intake.origin, &request, now).await?;
@@ -93,7 +93,7 @@ pub(super) async fn reconcile(
 fn admit(app: &App, peer: Option<&PeerCertificate>, headers: &HeaderMap) -> Result<Option<Place>, Failure> {
     who::vouched(app, peer, headers)?;
     receive::json_only(headers)?;
-    peer.map(|peer| app.intake.enter(&app.metrics, &peer.device, Work::Reconcile)).transpose()
+    peer.map(|peer| app.intake.enter(&app.metrics, &peer.device, Work::Reconcile, 0)).transpose()
 }
 
 /// Compares, moves what has moved, and notes what it came to.

@@ -215,12 +215,6 @@ impl Dispatcher {
     }
 }
 
-/// The wait of an order that failed by itself. At least half of the ceiling: a probe of the next order must fit in
-/// before it comes again.
-fn alone(head: &Head, random: u32) -> Duration {
-    ORDER_BACKOFF.wait(head.attempts + 1, u32::MAX / 2 + random / 2)
-}
-
 fn sent_once_more(head: &Head) -> Head {
     Head { attempts: head.attempts.saturating_add(1), ..head.clone() }
 }
@@ -228,6 +222,12 @@ fn sent_once_more(head: &Head) -> Head {
 /// The order is not pending any more.
 const fn is_final(to: &ChangeTo) -> bool {
     !matches!(to, ChangeTo::Failed(_) | ChangeTo::Withdrawn)
+}
+
+/// The wait of an order that failed by itself. At least half of the ceiling: a probe of the next order must fit in
+/// before it comes again.
+fn alone(head: &Head, random: u32) -> Duration {
+    ORDER_BACKOFF.wait(head.attempts + 1, u32::MAX / 2 + random / 2)
 }
 
 fn each<'a>(sent: &'a Sending, to: impl Fn(&Head) -> ChangeTo + 'a) -> impl Iterator<Item = Change> + 'a {

@@ -245,6 +245,24 @@ async fn the_word_of_the_origin_counts_even_after_a_discard() {
 }
 
 #[tokio::test]
+async fn what_was_bound_and_not_sent_stays_bound_and_counts_as_never_sent() {
+    let till = Till::new();
+    receipt(till.post("1", "").await);
+    let withdrawn = || vec![Change { seq: 1, to: ChangeTo::Withdrawn }];
+    till.ledger.bind(vec![1], apac()).await.unwrap();
+    till.ledger.change(withdrawn()).await.unwrap();
+    let record = till.ledger.record("1").await.unwrap().unwrap();
+    assert_eq!((record.receipt.state, record.origin), (State::Pending, Some(apac())));
+    assert_eq!((record.attempts, record.first_sent_at, record.sent_at), (0, None, None));
+    // Nor does it take back what was sent before.
+    till.ledger.bind(vec![1], apac()).await.unwrap();
+    till.ledger.bind(vec![1], apac()).await.unwrap();
+    till.ledger.change(withdrawn()).await.unwrap();
+    let record = till.ledger.record("1").await.unwrap().unwrap();
+    assert!((record.attempts, record.first_sent_at.is_some()) == (1, true), "{record:?}");
+}
+
+#[tokio::test]
 async fn an_operator_can_retry_what_the_origin_refused_but_not_a_reused_key() {
     let till = Till::new();
     receipt(till.post("1", "").await);

@@ -108,7 +108,24 @@ impl Passer {
 
     async fn go_through(&self, tally: &mut Tally, full: bool) -> Result<(), Stopped> {
         let ledger = &self.ledger;
-        let full_at = self.mark_all_if_due(&tally.origin, full).await?;
+        let mut full_at = self.mark_all_if_due(&tally.origin, full).await?;
+        self.compare(tally).await?;
+        if tally.resent > 0 && full_at.is_none() {
+            // An origin that lost some of the newest may have lost any: it was restored from an old copy, say.
+            let first = ledger.extent().await?.forgotten_to + 1;
+            ledger.mark_from(&tally.origin, first).await?;
+            self.compare(tally).await?;
+            full_at = Some(wall());
+        }
+        let still = ledger.marks(&tally.origin).await?;
+        let matched = !tally.differs && !tally.marks.iter().any(|mark| still.contains(mark));
+        self.note(tally, true, matched.then(wall), full_at).await?;
+        Ok(())
+    }
+
+    /// Asks about everything that is marked, and what is newest.
+    async fn compare(&self, tally: &mut Tally) -> Result<(), Stopped> {
+        let ledger = &self.ledger;
         tally.marks = ledger.marks(&tally.origin).await?;
         let extent = ledger.extent().await?;
         let gone = forgotten(&tally.marks, extent);
@@ -120,7 +137,7 @@ impl Passer {
             let steps = plan.next();
             // What is left keeps its marks; the next pass comes soon.
             if steps.is_empty() || tally.resent >= MOST_RESENT {
-                break;
+                return Ok(());
             }
             let request = self.sum_up(tally, steps).await?;
             if request.is_empty() {
@@ -131,10 +148,6 @@ impl Passer {
                 self.record(tally, finding).await?;
             }
         }
-        let still = ledger.marks(&tally.origin).await?;
-        let matched = !tally.differs && !tally.marks.iter().any(|mark| still.contains(mark));
-        self.note(tally, true, matched.then(wall), full_at).await?;
-        Ok(())
     }
 
     /// Marks everything when somebody wants it, and once a day everything that could be sent again.
