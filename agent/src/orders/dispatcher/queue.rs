@@ -62,7 +62,7 @@ impl Queue {
     pub(super) const fn arrived(&mut self, last_arrival: u64) {
         if self.last_arrival != last_arrival {
             self.last_arrival = last_arrival;
-            self.live.exhausted = false;
+            self.live.has_more();
         }
     }
 
@@ -71,7 +71,7 @@ impl Queue {
         if newest > self.boundary {
             self.boundary = newest;
             self.live = Window::behind(newest);
-            self.backlog.exhausted = false;
+            self.backlog.has_more();
         }
     }
 
@@ -139,8 +139,13 @@ impl Queue {
     ) {
         let window = if page.up_to == u64::MAX { &mut self.live } else { &mut self.backlog };
         window.loading = false;
-        let Some(heads) = heads.filter(|_| window.read_to == page.after) else { return };
-        window.exhausted = heads.len() < page.limit;
+        let outdated = std::mem::take(&mut window.outdated);
+        let Some(heads) = heads.filter(|_| window.read_to == page.after) else {
+            // The page belongs to a window that was begun anew meanwhile; what it says of the end is not known.
+            window.exhausted = false;
+            return;
+        };
+        window.exhausted = heads.len() < page.limit && !outdated;
         for head in heads {
             window.read_to = head.seq;
             if let Some(ready_at) = ready_at(&head) {
@@ -159,11 +164,19 @@ struct Window {
     /// The ledger has no more behind `read_to`.
     exhausted: bool,
     loading: bool,
+    /// More came while a page was being read: that page does not say where the end is.
+    outdated: bool,
 }
 
 impl Window {
     fn behind(place: u64) -> Self {
         Self { read_to: place, ..Self::default() }
+    }
+
+    /// There may be more behind `read_to` than was thought.
+    const fn has_more(&mut self) {
+        self.exhausted = false;
+        self.outdated = self.loading;
     }
 
     fn refill(&mut self, up_to: u64, now: Mono) -> Option<Page> {
@@ -193,12 +206,53 @@ impl Window {
     /// A place that was not read so far is read in its turn.
     fn put_back(&mut self, head: Head, ready_at: Mono) {
         if head.seq > self.read_to {
-            self.exhausted = false;
+            self.has_more();
             return;
         }
         let at = self.heads.partition_point(|(other, _)| other.seq < head.seq);
         if self.heads.get(at).is_none_or(|(other, _)| other.seq != head.seq) {
             self.heads.insert(at, (head, ready_at));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn head(seq: u64) -> Head {
+        Head { seq, bytes: 9, attempts: 0, user: None }
+    }
+
+    fn read(queue: &mut Queue, page: &Page, seqs: &[u64]) {
+        queue.loaded(page, Some(seqs.iter().copied().map(head).collect()), |_| Some(Mono::default()));
+    }
+
+    #[test]
+    fn what_comes_while_a_page_is_read_is_read_in_its_turn() {
+        let now = Mono::default();
+        let mut queue = Queue::new(0);
+        let page = queue.refill(now).remove(0);
+        queue.arrived(1);
+        read(&mut queue, &page, &[]);
+        let page = queue.refill(now).remove(0);
+        read(&mut queue, &page, &[1]);
+        assert_eq!(queue.live().count(), 1);
+        assert_eq!(queue.refill(now), [], "nothing else came");
+    }
+
+    #[test]
+    fn a_boundary_that_moves_while_a_page_is_read_hides_no_order() {
+        let now = Mono::default();
+        let mut queue = Queue::new(13);
+        let pages = queue.refill(now);
+        // Place 37 was sent, failed, and lies behind the new boundary, which the pages do not know of.
+        queue.split(37);
+        queue.put_back(head(37), now);
+        pages.iter().for_each(|page| read(&mut queue, page, &[]));
+        let pages = queue.refill(now);
+        let backlog = pages.iter().find(|page| page.up_to == 37).expect("the backlog is read again");
+        read(&mut queue, backlog, &[37]);
+        assert_eq!(queue.backlog().map(|(head, _)| head.seq).collect::<Vec<_>>(), [37]);
     }
 }

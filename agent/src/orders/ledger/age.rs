@@ -43,6 +43,11 @@ impl Age {
         self.at.min(wall)
     }
 
+    /// Where it stands.
+    pub(super) const fn at(self) -> Timestamp {
+        self.at
+    }
+
     /// The time to write down, when it is due.
     pub(super) fn to_note(self) -> Option<Timestamp> {
         let due = self.noted.is_none_or(|noted| self.at.millis() - noted.millis() >= NOTE_MS);

@@ -406,6 +406,14 @@ impl Writer {
         }
     }
 
+    /// Where the clock of history stands; long ago where it is not known.
+    pub(super) fn history_clock(&mut self) -> Timestamp {
+        if self.care.age.is_none() {
+            self.history_at();
+        }
+        self.care.age.map_or(Timestamp::from_millis(0), Age::at)
+    }
+
     /// The time by which history is old; long ago where it is not known, so that nothing is.
     fn history_at(&mut self) -> Timestamp {
         let long_ago = Timestamp::from_millis(0);

@@ -187,12 +187,13 @@ impl Writer {
         if requests.is_empty() {
             return;
         }
+        let not_before = self.history_floor(&requests);
         if self.tables().is_none() {
             let error = self.unavailable();
             requests.into_iter().for_each(|request| request.fail(error.clone()));
             return;
         }
-        let mut group = Group { requests, bytes, company: self.has_slack().then_some(company) };
+        let mut group = Group { requests, bytes, not_before, company: self.has_slack().then_some(company) };
         let Some(tables) = &mut self.tables else { return };
         let mut result = group.write(tables, source);
         if result.as_ref().is_err_and(is_full) && give_up_ballast(&self.settings) {
@@ -218,6 +219,11 @@ impl Writer {
             }
         }
         self.written();
+    }
+
+    fn history_floor(&mut self, requests: &[Request]) -> Timestamp {
+        let closes = requests.iter().any(|request| matches!(request, Request::Change { .. }));
+        if closes { self.history_clock() } else { Timestamp::from_millis(0) }
     }
 
     fn refuse_when_full(&mut self, requests: Vec<Request>, bytes: usize) -> Vec<Request> {
@@ -362,6 +368,8 @@ impl Source<'_> {
 struct Group {
     requests: Vec<Request>,
     bytes: usize,
+    /// No order is closed before this time: a clock that is behind for a while must not make it old at once.
+    not_before: Timestamp,
     /// Whom it waits for; `None` when nobody may join it.
     company: Option<Company>,
 }
@@ -376,7 +384,7 @@ impl Group {
         tables.write(|t| {
             let mut effects = Vec::with_capacity(self.requests.len());
             while let Some(request) = self.requests.get(effects.len()) {
-                effects.push(perform(t, request)?);
+                effects.push(perform(t, request, self.not_before)?);
                 let written = effects.len();
                 if let Some(company) = self.company.as_mut().filter(|_| written == self.requests.len()) {
                     source.more(&mut self.requests, self.bytes, company);
@@ -394,7 +402,7 @@ fn accepts(requests: &[Request]) -> usize {
 }
 
 /// Does one write inside the group's transaction.
-fn perform(t: &Transaction<'_>, request: &Request) -> rusqlite::Result<Effect> {
+fn perform(t: &Transaction<'_>, request: &Request, not_before: Timestamp) -> rusqlite::Result<Effect> {
     match request {
         Request::Accept { orders, .. } => {
             orders.iter().map(|new| writes::accept(t, new)).collect::<Result<_, _>>().map(Effect::Accepted)
@@ -402,7 +410,9 @@ fn perform(t: &Transaction<'_>, request: &Request) -> rusqlite::Result<Effect> {
         Request::Bind { seqs, origin, at, .. } => {
             writes::bind(t, seqs, origin, *at).map(|(bound, moves)| Effect::Bound(bound, moves))
         }
-        Request::Change { changes, at, .. } => writes::change(t, changes, *at).map(Effect::Moved),
+        Request::Change { changes, at, .. } => {
+            writes::change(t, changes, (*at).max(not_before)).map(Effect::Moved)
+        }
         Request::Unhold { hold, .. } => writes::unhold(t, *hold).map(Effect::Moved),
         Request::Intervene { seq, what, who, reason, at, .. } => {
             Ok(match writes::intervene(t, *seq, what, who, reason, *at)? {

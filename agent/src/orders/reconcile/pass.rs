@@ -109,12 +109,13 @@ impl Passer {
     async fn go_through(&self, tally: &mut Tally, full: bool) -> Result<(), Stopped> {
         let ledger = &self.ledger;
         let mut full_at = self.mark_all_if_due(&tally.origin, full).await?;
-        self.compare(tally).await?;
+        self.compare(tally, &[]).await?;
         if tally.resent > 0 && full_at.is_none() {
-            // An origin that lost some of the newest may have lost any: it was restored from an old copy, say.
-            let first = ledger.extent().await?.forgotten_to + 1;
+            // An origin that lost some of the newest may have lost any: it was restored from an old copy, say. What is
+            // known to differ waits for the next pass: its orders are on their way.
+            let (first, open) = (ledger.extent().await?.forgotten_to + 1, ledger.marks(&tally.origin).await?);
             ledger.mark_from(&tally.origin, first).await?;
-            self.compare(tally).await?;
+            self.compare(tally, &open).await?;
             full_at = Some(wall());
         }
         let still = ledger.marks(&tally.origin).await?;
@@ -123,10 +124,11 @@ impl Passer {
         Ok(())
     }
 
-    /// Asks about everything that is marked, and what is newest.
-    async fn compare(&self, tally: &mut Tally) -> Result<(), Stopped> {
+    /// Asks about everything that is marked, but for some buckets, and about what is newest.
+    async fn compare(&self, tally: &mut Tally, but: &[Mark]) -> Result<(), Stopped> {
         let ledger = &self.ledger;
         tally.marks = ledger.marks(&tally.origin).await?;
+        tally.marks.retain(|mark| !but.iter().any(|other| other.bucket == mark.bucket));
         let extent = ledger.extent().await?;
         let gone = forgotten(&tally.marks, extent);
         if !gone.is_empty() {

@@ -144,8 +144,7 @@ impl Plan {
     }
 
     fn judged(&mut self, step: Step, verdict: RangeVerdict, findings: &mut Vec<Finding>) {
-        let Step { places, how, .. } = step;
-        let told = verdict.missing.is_some() && verdict.unknown.is_some();
+        let places = step.places;
         let missing = verdict.missing.unwrap_or_default();
         let strange = verdict.unknown.unwrap_or_default();
         let complete = missing.is_empty();
@@ -156,10 +155,8 @@ impl Plan {
             findings.push(Finding::Strange { places, keys: strange, complete });
         } else if complete && verdict.matches {
             findings.push(Finding::Match(places));
-        } else if complete && told && how == How::Keys {
-            // It was shown every key with its digest and lacks none of them; it has none besides.
-            findings.push(Finding::Match(places));
         } else if complete {
+            // Also with two empty lists: an origin that does not know what our keys are for may always send them.
             self.narrow(step);
         }
     }
