@@ -8,7 +8,7 @@ use samovar_wire::dsse::{self, Envelope};
 use samovar_wire::encoding::{hex, sha256};
 use samovar_wire::route::{
     Activation, CacheMode, CountryRoutes, Dns, Endpoint, Fallback, FallbackMode, OriginEntry, OriginState,
-    Service, Table,
+    Pins, Service, Table,
 };
 use samovar_wire::{Country, OriginId, Timestamp};
 use sea_orm::{EntityTrait as _, QuerySelect as _};
@@ -79,7 +79,7 @@ pub fn table(
                 (country.clone(), CountryRoutes { residency: origins.clone(), services: services.clone() })
             })
             .collect(),
-        pins: Vec::new(),
+        pins: Pins::default(),
         splits: Vec::new(),
         fallback: Fallback { mode: FallbackMode::Nearest, candidates: origins, ..Fallback::default() },
         shadow: Vec::new(),

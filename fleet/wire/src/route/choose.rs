@@ -183,6 +183,18 @@ pub enum NoRoute {
     },
 }
 
+impl NoRoute {
+    /// What was looked at, the last entry says why nothing was found.
+    #[must_use]
+    pub fn reason(&self) -> Vec<Reason> {
+        let (Self::Bound { reason, .. } | Self::Residency { reason, .. }) = self else {
+            let detail = self.to_string();
+            return vec![Reason { rule: Rule::Residency, result: RuleResult::PassedOver, detail }];
+        };
+        reason.clone()
+    }
+}
+
 /// Chooses the origin for something that is not bound to one.
 ///
 /// # Errors
@@ -191,11 +203,16 @@ pub fn choose(table: &Table, query: &Query<'_>, facts: &Facts<'_>) -> Result<Dec
     let mut look = Look::new(table, query, facts)?;
     match look.first_hit() {
         Some((rule, candidates)) => Ok(look.decide(rule, &candidates)),
-        None => Err(NoRoute::Residency {
-            country: query.country.clone(),
-            service: query.service.clone(),
-            reason: look.reason,
-        }),
+        None => {
+            let allowed: Vec<_> = look.allowed.iter().map(OriginId::as_str).collect();
+            let detail = format!("allowed: {}; none of them takes new work", allowed.join(", "));
+            look.note(Rule::Residency, RuleResult::PassedOver, detail);
+            Err(NoRoute::Residency {
+                country: query.country.clone(),
+                service: query.service.clone(),
+                reason: look.reason,
+            })
+        }
     }
 }
 
@@ -270,7 +287,11 @@ impl<'a> Look<'a> {
         let protected = self.table.protected.iter().any(|name| name.eq_ignore_ascii_case(self.domain));
         if protected {
             let detail = format!("{} is protected: nothing may move it", self.domain);
-            let listed = self.allowed.to_vec();
+            // The name of activation has origins of its own.
+            let activation = self.table.activation.as_ref().filter(|activation| {
+                activation.domain.eq_ignore_ascii_case(self.domain) && !activation.origins.is_empty()
+            });
+            let listed = activation.map_or(self.allowed, |activation| &activation.origins).to_vec();
             if let Some(hit) = self.usable(Rule::Protected, &listed, detail) {
                 return Some(hit);
             }
@@ -285,19 +306,23 @@ impl<'a> Look<'a> {
 
     fn emergency(&mut self) -> Option<(Rule, Vec<OriginId>)> {
         let table = self.table;
-        let hit = table.emergency.iter().find(|emergency| {
-            emergency.country == *self.query.country
-                && names_service(&emergency.services, self.query.service)
-                && self.not_ended(emergency.until)
-        });
-        let Some(emergency) = hit else {
-            let detail = format!("no emergency for {}/{}", self.query.country, self.query.service);
-            self.note(Rule::Emergency, RuleResult::NoMatch, detail);
-            return None;
-        };
-        let detail =
-            format!("{} is switched to {}: {}", emergency.country, emergency.origin, emergency.reason);
-        self.usable(Rule::Emergency, std::slice::from_ref(&emergency.origin), detail)
+        let (country, service) = (self.query.country, self.query.service);
+        let here = table.emergency.iter().filter(|emergency| emergency.country == *country);
+        let mut missed = None;
+        for emergency in here.filter(|emergency| names_service(&emergency.services, service)) {
+            if let Some(until) = self.ended(emergency.until) {
+                missed = Some(format!("the switch of {country} to {} ended at {until}", emergency.origin));
+                continue;
+            }
+            let detail = format!("{country} is switched to {}{}", emergency.origin, because(&emergency.reason));
+            let origin = std::slice::from_ref(&emergency.origin);
+            match self.usable(Rule::Emergency, origin, detail) {
+                Some(hit) => return Some(hit),
+                None => missed = Some(String::new()),
+            }
+        }
+        self.missed(Rule::Emergency, missed, || format!("no emergency for {country}/{service}"));
+        None
     }
 
     fn pins(&mut self) -> Option<(Rule, Vec<OriginId>)> {
@@ -314,34 +339,49 @@ impl<'a> Look<'a> {
             self.note(rule, RuleResult::NoMatch, format!("the request names no {kind}"));
             return None;
         };
-        let table = self.table;
-        let is_it =
-            |text: &String| text.strip_prefix(kind).and_then(|rest| rest.strip_prefix(':')) == Some(id);
-        let hit = table.pins.iter().find(|pin| {
-            pin.ids.iter().any(is_it)
-                && names_service(&pin.services, self.query.service)
-                && self.not_ended(pin.until)
-        });
-        let Some(pin) = hit else {
-            self.note(rule, RuleResult::NoMatch, format!("{kind}:{id} is not pinned"));
-            return None;
-        };
-        let detail = format!("{kind}:{id} is pinned to {}: {}", pin.origin, pin.reason);
-        self.usable(rule, std::slice::from_ref(&pin.origin), detail)
+        let (table, id) = (self.table, format!("{kind}:{id}"));
+        let mut missed = None;
+        for pin in table.pins.of(&id) {
+            if !names_service(&pin.services, self.query.service) {
+                missed = Some(format!("{id} is pinned to {} for {} only", pin.origin, pin.services.join(", ")));
+            } else if let Some(until) = self.ended(pin.until) {
+                missed = Some(format!("the pin of {id} to {} ended at {until}", pin.origin));
+            } else {
+                let detail = format!("{id} is pinned to {}{}", pin.origin, because(&pin.reason));
+                match self.usable(rule, std::slice::from_ref(&pin.origin), detail) {
+                    Some(hit) => return Some(hit),
+                    None => missed = Some(String::new()),
+                }
+            }
+        }
+        self.missed(rule, missed, || format!("{id} is not pinned"));
+        None
+    }
+
+    /// Tells why a rule said nothing, unless what it said was told already (an empty text).
+    fn missed(&mut self, rule: Rule, why: Option<String>, nothing: impl FnOnce() -> String) {
+        let detail = why.unwrap_or_else(nothing);
+        if !detail.is_empty() {
+            self.note(rule, RuleResult::NoMatch, detail);
+        }
     }
 
     fn split(&mut self) -> Option<(Rule, Vec<OriginId>)> {
         let table = self.table;
-        let hit = table.splits.iter().find(|split| {
-            split.country == *self.query.country
-                && (split.service == "*" || split.service == self.query.service.as_str())
-        });
-        let Some(split) = hit else {
-            let detail = format!("no split for {}/{}", self.query.country, self.query.service);
-            self.note(Rule::Split, RuleResult::NoMatch, detail);
-            return None;
-        };
-        self.shares(Rule::Split, &split.salt, split.by, &split.shares)
+        let (country, service) = (self.query.country, self.query.service);
+        let mut none = true;
+        for split in table.splits.iter().filter(|split| split.country == *country) {
+            if split.service == "*" || split.service == service.as_str() {
+                none = false;
+                if let Some(hit) = self.shares(Rule::Split, &split.salt, split.by, &split.shares) {
+                    return Some(hit);
+                }
+            }
+        }
+        if none {
+            self.note(Rule::Split, RuleResult::NoMatch, format!("no split for {country}/{service}"));
+        }
+        None
     }
 
     fn fallback(&mut self) -> Option<(Rule, Vec<OriginId>)> {
@@ -463,21 +503,27 @@ impl<'a> Look<'a> {
         }
     }
 
-    fn not_ended(&self, until: Option<Timestamp>) -> bool {
-        match (until, self.facts.now) {
-            (Some(until), Some(now)) => now < until,
-            _ => true,
-        }
+    /// When a rule ended, if it has. Nothing ends while the clock is untrusted.
+    fn ended(&self, until: Option<Timestamp>) -> Option<Timestamp> {
+        until.zip(self.facts.now).filter(|(until, now)| now >= until).map(|(until, _)| until)
     }
+}
+
+fn because(reason: &str) -> String {
+    if reason.is_empty() { String::new() } else { format!(": {reason}") }
 }
 
 fn names_service(services: &[String], service: &ServiceName) -> bool {
     services.iter().any(|name| name == "*" || name == service.as_str())
 }
 
+/// A domain that names its port keeps it; otherwise the endpoint's port is that of the URL.
 fn base_url(scheme: Scheme, domain: &str, port: u16) -> String {
     let (name, default) = scheme.parts();
-    if port == default { format!("{name}://{domain}") } else { format!("{name}://{domain}:{port}") }
+    let named = domain
+        .rsplit_once(':')
+        .is_some_and(|(host, port)| !host.is_empty() && !host.contains(':') && port.parse::<u16>().is_ok());
+    if named || port == default { format!("{name}://{domain}") } else { format!("{name}://{domain}:{port}") }
 }
 
 #[cfg(test)]
