@@ -132,6 +132,7 @@ impl Config {
         self.broker.check()?;
         self.tls.check()?;
         self.pki.check()?;
+        self.routes.check()?;
         self.intake.check()
     }
 }
@@ -279,6 +280,7 @@ mod tests {
             "broker.url=http://x",
             "tls.cert=only.pem",
             "pki.device_days=0",
+            "routes.sign=false",
         ] {
             assert!(matches!(Config::load(None, &[set.into()]), Err(ConfigError::Value { .. })), "{set}");
         }

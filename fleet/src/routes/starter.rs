@@ -100,11 +100,12 @@ pub fn is_due(in_force: &Table, situation: &Situation, now: Timestamp) -> bool {
     !same || in_force.expires_at.since(now) < LIFE / 2
 }
 
-/// Keeps a starter table in force as long as no operator has published one. Says whether a new one was issued.
+/// Keeps a starter table in force as long as no operator has published one, on a server that signs tables. Says whether a new one was issued.
 ///
 /// # Errors
 /// [`PublishError`].
 pub async fn refresh(app: &App, now: Timestamp) -> Result<bool, PublishError> {
+    let Some(key) = &app.keys.routes else { return Ok(false) };
     // Two servers of one database may both find it due; the second one's version is then taken, and it looks again.
     for _ in 0..5 {
         let in_force = published::in_force(&app.database).await?;
@@ -123,9 +124,13 @@ pub async fn refresh(app: &App, now: Timestamp) -> Result<bool, PublishError> {
         let publication = Publication {
             version,
             sha256: hex(&sha256(&payload)),
-            envelope: Envelope::sign(dsse::ROUTE_TABLE, &payload, &[&app.keys.routes]),
+            envelope: Envelope::sign(dsse::ROUTE_TABLE, &payload, &[key]),
             origin: BY_STARTER,
             by: "samovar-fleet",
+            proposed_by: None,
+            reissue_of: None,
+            reason: "",
+            summary: format!("starter table for {} countries", situation.countries.len()),
         };
         match published::store(&app.database, &publication, now).await {
             Ok(()) => {

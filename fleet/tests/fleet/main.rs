@@ -20,4 +20,5 @@ mod pressure;
 mod program;
 mod reconcile;
 mod replicas;
+mod routes;
 mod world;

@@ -1,0 +1,230 @@
+//! What differs between two tables, in a few lines for people and the audit log. Pure.
+
+use samovar_wire::route::{FallbackMode, OriginState, Table};
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+
+/// Lines at most; what is beyond is counted.
+const LINES: usize = 12;
+
+/// What the second table says otherwise; empty when only version and dates differ.
+#[must_use]
+pub fn lines(before: Option<&Table>, after: &Table) -> Vec<String> {
+    let Some(before) = before else { return vec![format!("the first table: {}", size(after))] };
+    let mut lines = Vec::new();
+    origins(before, after, &mut lines);
+    countries(before, after, &mut lines);
+    ids("pins", pinned(before), pinned(after), &mut lines);
+    let key = |split: &samovar_wire::route::Split| format!("split {}/{}", split.country, split.service);
+    keyed(
+        map(&before.splits, key, |split| (split.by, split.salt.clone(), shares(&split.shares))),
+        map(&after.splits, key, |split| (split.by, split.salt.clone(), shares(&split.shares))),
+        |(_, _, shares)| shares.clone(),
+        &mut lines,
+    );
+    let key = |one: &samovar_wire::route::Emergency| format!("emergency {}", one.country);
+    keyed(
+        map(&before.emergency, key, |one| (one.origin.clone(), one.services.clone(), one.until)),
+        map(&after.emergency, key, |one| (one.origin.clone(), one.services.clone(), one.until)),
+        |(origin, _, _)| format!("to {origin}"),
+        &mut lines,
+    );
+    let key = |one: &samovar_wire::route::Shadow| format!("shadow {}/{}", one.country, one.service);
+    keyed(
+        map(&before.shadow, key, |one| (one.origin.clone(), one.basis_points)),
+        map(&after.shadow, key, |one| (one.origin.clone(), one.basis_points)),
+        |(origin, points)| format!("{points} to {origin}"),
+        &mut lines,
+    );
+    rest(before, after, &mut lines);
+    let more = lines.len().saturating_sub(LINES);
+    lines.truncate(LINES);
+    if more > 0 {
+        lines.push(format!("and {more} more"));
+    }
+    lines
+}
+
+/// The lines as one text.
+#[must_use]
+pub fn summary(before: Option<&Table>, after: &Table) -> String {
+    let lines = lines(before, after);
+    if lines.is_empty() { "no difference but version and dates".to_owned() } else { lines.join("; ") }
+}
+
+fn size(table: &Table) -> String {
+    let (origins, countries, pins) = (table.origins.len(), table.countries.len(), table.pins.len());
+    format!("{origins} origins, {countries} countries, {pins} pins")
+}
+
+fn origins(before: &Table, after: &Table, lines: &mut Vec<String>) {
+    let state = |state: OriginState| format!("{state:?}").to_lowercase();
+    for (name, then) in &after.origins {
+        match before.origins.get(name) {
+            None => lines.push(format!("origin {name} added")),
+            Some(now) if now.state != then.state => {
+                lines.push(format!("origin {name}: {} -> {}", state(now.state), state(then.state)));
+            }
+            Some(now) if now != then => lines.push(format!("origin {name}: endpoints or regions changed")),
+            Some(_) => {}
+        }
+    }
+    for name in before.origins.keys().filter(|name| !after.origins.contains_key(*name)) {
+        lines.push(format!("origin {name} removed"));
+    }
+}
+
+fn countries(before: &Table, after: &Table, lines: &mut Vec<String>) {
+    let list = |origins: &[samovar_wire::OriginId]| {
+        origins.iter().map(samovar_wire::OriginId::as_str).collect::<Vec<_>>().join(", ")
+    };
+    for (country, then) in &after.countries {
+        match before.countries.get(country) {
+            None => lines.push(format!("country {country} added")),
+            Some(now) => {
+                if now.residency != then.residency {
+                    let (now, then) = (list(&now.residency), list(&then.residency));
+                    lines.push(format!("country {country}: residency {now} -> {then}"));
+                }
+                if now.services != then.services {
+                    lines.push(format!("country {country}: services or domains changed"));
+                }
+            }
+        }
+    }
+    for country in before.countries.keys().filter(|country| !after.countries.contains_key(*country)) {
+        lines.push(format!("country {country} removed"));
+    }
+}
+
+/// IDs with where they are pinned to; more than a few are counted only.
+fn pinned(table: &Table) -> BTreeMap<String, String> {
+    let ids = table.pins.iter().flat_map(|pin| {
+        let to = format!("{} {:?} {:?}", pin.origin, pin.services, pin.until);
+        pin.ids.iter().map(move |id| (id.clone(), to.clone()))
+    });
+    ids.collect()
+}
+
+fn ids(
+    what: &str,
+    before: BTreeMap<String, String>,
+    after: BTreeMap<String, String>,
+    lines: &mut Vec<String>,
+) {
+    let added: Vec<_> = after.keys().filter(|id| !before.contains_key(*id)).map(String::as_str).collect();
+    let removed: Vec<_> = before.keys().filter(|id| !after.contains_key(*id)).map(String::as_str).collect();
+    let changed: Vec<_> = after
+        .iter()
+        .filter(|(id, to)| before.get(*id).is_some_and(|was| was != *to))
+        .map(|(id, _)| id.as_str())
+        .collect();
+    for (word, ids) in [("added", added), ("removed", removed), ("changed", changed)] {
+        match ids.as_slice() {
+            [] => {}
+            few @ [_] | few @ [_, _] | few @ [_, _, _] => {
+                lines.push(format!("{what} {word}: {}", few.join(", ")));
+            }
+            many => lines.push(format!("{what} {word}: {}", many.len())),
+        }
+    }
+}
+
+fn shares(shares: &[samovar_wire::route::Share]) -> String {
+    shares.iter().map(|share| format!("{} {}", share.origin, share.basis_points)).collect::<Vec<_>>().join(" / ")
+}
+
+fn map<T, V>(list: &[T], key: impl Fn(&T) -> String, value: impl Fn(&T) -> V) -> BTreeMap<String, V> {
+    list.iter().map(|one| (key(one), value(one))).collect()
+}
+
+fn keyed<V: PartialEq + Debug>(
+    before: BTreeMap<String, V>,
+    after: BTreeMap<String, V>,
+    told: impl Fn(&V) -> String,
+    lines: &mut Vec<String>,
+) {
+    for (key, then) in &after {
+        match before.get(key) {
+            None => lines.push(format!("{key} added: {}", told(then))),
+            Some(now) if now != then => lines.push(format!("{key}: {} -> {}", told(now), told(then))),
+            Some(_) => {}
+        }
+    }
+    for key in before.keys().filter(|key| !after.contains_key(*key)) {
+        lines.push(format!("{key} removed"));
+    }
+}
+
+fn rest(before: &Table, after: &Table, lines: &mut Vec<String>) {
+    let (now, then) = (&before.fallback, &after.fallback);
+    if now != then {
+        let told = |fallback: &samovar_wire::route::Fallback| match fallback.mode {
+            FallbackMode::Shares => format!("shares {}", shares(&fallback.shares)),
+            FallbackMode::Nearest => {
+                let names: Vec<_> = fallback.candidates.iter().map(samovar_wire::OriginId::as_str).collect();
+                format!("nearest of {}", names.join(", "))
+            }
+        };
+        lines.push(format!("fallback: {} -> {}", told(now), told(then)));
+    }
+    for (what, differs) in [
+        ("activation", before.activation != after.activation),
+        ("protected names", before.protected != after.protected),
+        ("host overrides", before.disable_overrides != after.disable_overrides),
+        ("probes", before.probes != after.probes),
+        ("dns", before.dns != after.dns),
+        ("refresh_after_s", before.refresh_after_s != after.refresh_after_s),
+    ] {
+        if differs {
+            lines.push(format!("{what} changed"));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn table(change: impl Fn(&mut serde_json::Value)) -> Table {
+        let mut table = json!({
+            "schema": 1, "environment": "prod", "version": 7, "issued_at": "2026-01-01T00:00:00.000Z",
+            "not_before": "2026-01-01T00:00:00.000Z", "expires_at": "2027-12-31T00:00:00.000Z",
+            "origins": {"apac": {"endpoints": [{"host": "apac.example"}]}, "usw": {"endpoints": [{"host": "usw.example"}]}},
+            "countries": {"JP": {"residency": ["apac", "usw"], "services": {}}},
+            "splits": [{"country": "JP", "service": "orders",
+                "shares": [{"origin": "apac", "basis_points": 10000}]}],
+            "fallback": {"candidates": ["apac"]},
+        });
+        change(&mut table);
+        serde_json::from_value(table).unwrap()
+    }
+
+    #[test]
+    fn what_differs_is_named_and_what_does_not_is_not() {
+        let before = table(|_| {});
+        assert_eq!(lines(Some(&before), &table(|t| t["version"] = json!(8))), [""; 0]);
+        let after = table(|t| {
+            t["origins"]["apac"]["state"] = json!("draining");
+            t["countries"]["DE"] = json!({"residency": ["usw"], "services": {}});
+            t["pins"] = json!([{"ids": ["store:JP-1", "store:JP-2"], "origin": "usw"}]);
+            t["splits"][0]["shares"] =
+                json!([{"origin": "apac", "basis_points": 5000}, {"origin": "usw", "basis_points": 5000}]);
+            t["emergency"] = json!([{"country": "JP", "origin": "usw"}]);
+            t["fallback"]["candidates"] = json!(["usw"]);
+        });
+        assert_eq!(
+            lines(Some(&before), &after),
+            [
+                "origin apac: active -> draining",
+                "country DE added",
+                "pins added: store:JP-1, store:JP-2",
+                "split JP/orders: apac 10000 -> apac 5000 / usw 5000",
+                "emergency JP added: to usw",
+                "fallback: nearest of apac -> nearest of usw",
+            ]
+        );
+        assert!(summary(None, &after).starts_with("the first table"));
+    }
+}
