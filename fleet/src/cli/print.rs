@@ -11,6 +11,14 @@ pub(super) fn line(text: &str) {
     }
 }
 
+/// Prints a text as it is, without a line end of our own.
+pub(super) fn exactly(text: &str) {
+    let mut out = std::io::stdout();
+    if out.write_all(text.as_bytes()).and_then(|()| out.flush()).is_err() {
+        std::process::exit(0);
+    }
+}
+
 /// Prints a list as a table; a column may be a field of a field, such as `orders.pending`.
 pub(super) fn table(rows: &[Value], columns: &[&str]) {
     for line in lines(rows, columns) {

@@ -1,38 +1,37 @@
 //! What differs between two tables, in a few lines for people and the audit log. Pure.
 
-use samovar_wire::route::{FallbackMode, OriginState, Table};
+use samovar_wire::route::{Both, FallbackMode, OriginState, Table};
 use std::collections::BTreeMap;
-use std::fmt::Debug;
 
 /// Lines at most; what is beyond is counted.
 const LINES: usize = 12;
 
 /// What the second table says otherwise; empty when only version and dates differ.
 #[must_use]
-pub fn lines(before: Option<&Table>, after: &Table) -> Vec<String> {
-    let Some(before) = before else { return vec![format!("the first table: {}", size(after))] };
+pub fn lines(before: Option<&Table>, after: &Table) -> Vec<Both> {
+    let Some(before) = before else { return vec![first(after)] };
     let mut lines = Vec::new();
     origins(before, after, &mut lines);
     countries(before, after, &mut lines);
-    ids("pins", pinned(before), pinned(after), &mut lines);
+    ids(&pinned(before), &pinned(after), &mut lines);
     let key = |split: &samovar_wire::route::Split| format!("split {}/{}", split.country, split.service);
     keyed(
-        map(&before.splits, key, |split| (split.by, split.salt.clone(), shares(&split.shares))),
-        map(&after.splits, key, |split| (split.by, split.salt.clone(), shares(&split.shares))),
+        &map(&before.splits, key, |split| (split.by, split.salt.clone(), shares(&split.shares))),
+        &map(&after.splits, key, |split| (split.by, split.salt.clone(), shares(&split.shares))),
         |(_, _, shares)| shares.clone(),
         &mut lines,
     );
     let key = |one: &samovar_wire::route::Emergency| format!("emergency {}", one.country);
     keyed(
-        map(&before.emergency, key, |one| (one.origin.clone(), one.services.clone(), one.until)),
-        map(&after.emergency, key, |one| (one.origin.clone(), one.services.clone(), one.until)),
+        &map(&before.emergency, key, |one| (one.origin.clone(), one.services.clone(), one.until)),
+        &map(&after.emergency, key, |one| (one.origin.clone(), one.services.clone(), one.until)),
         |(origin, _, _)| format!("to {origin}"),
         &mut lines,
     );
     let key = |one: &samovar_wire::route::Shadow| format!("shadow {}/{}", one.country, one.service);
     keyed(
-        map(&before.shadow, key, |one| (one.origin.clone(), one.basis_points)),
-        map(&after.shadow, key, |one| (one.origin.clone(), one.basis_points)),
+        &map(&before.shadow, key, |one| (one.origin.clone(), one.basis_points)),
+        &map(&after.shadow, key, |one| (one.origin.clone(), one.basis_points)),
         |(origin, points)| format!("{points} to {origin}"),
         &mut lines,
     );
@@ -40,60 +39,77 @@ pub fn lines(before: Option<&Table>, after: &Table) -> Vec<String> {
     let more = lines.len().saturating_sub(LINES);
     lines.truncate(LINES);
     if more > 0 {
-        lines.push(format!("and {more} more"));
+        lines.push(both(format!("and {more} more"), format!("另有 {more} 项")));
     }
     lines
 }
 
-/// The lines as one text.
+/// The lines as one text, in English.
 #[must_use]
 pub fn summary(before: Option<&Table>, after: &Table) -> String {
     let lines = lines(before, after);
-    if lines.is_empty() { "no difference but version and dates".to_owned() } else { lines.join("; ") }
+    if lines.is_empty() { "no difference but version and dates".to_owned() } else { lines.into_iter().map(|line| line.en).collect::<Vec<_>>().join("; ") }
 }
 
-fn size(table: &Table) -> String {
+fn both(en: String, zh: String) -> Both {
+    Both { en, zh }
+}
+
+fn first(table: &Table) -> Both {
     let (origins, countries, pins) = (table.origins.len(), table.countries.len(), table.pins.len());
-    format!("{origins} origins, {countries} countries, {pins} pins")
+    both(
+        format!("the first table: {origins} origins, {countries} countries, {pins} pins"),
+        format!("首个路由表：{origins} 个源站，{countries} 个国家，{pins} 条固定规则"),
+    )
 }
 
-fn origins(before: &Table, after: &Table, lines: &mut Vec<String>) {
+fn origins(before: &Table, after: &Table, lines: &mut Vec<Both>) {
     let state = |state: OriginState| format!("{state:?}").to_lowercase();
     for (name, then) in &after.origins {
         match before.origins.get(name) {
-            None => lines.push(format!("origin {name} added")),
+            None => lines.push(both(format!("origin {name} added"), format!("新增源站 {name}"))),
             Some(now) if now.state != then.state => {
-                lines.push(format!("origin {name}: {} -> {}", state(now.state), state(then.state)));
+                let change = format!("{} -> {}", state(now.state), state(then.state));
+                lines.push(both(format!("origin {name}: {change}"), format!("源站 {name}：{change}")));
             }
-            Some(now) if now != then => lines.push(format!("origin {name}: endpoints or regions changed")),
+            Some(now) if now != then => lines.push(both(
+                format!("origin {name}: endpoints or regions changed"),
+                format!("源站 {name}：接入点或区域有变更"),
+            )),
             Some(_) => {}
         }
     }
     for name in before.origins.keys().filter(|name| !after.origins.contains_key(*name)) {
-        lines.push(format!("origin {name} removed"));
+        lines.push(both(format!("origin {name} removed"), format!("删除源站 {name}")));
     }
 }
 
-fn countries(before: &Table, after: &Table, lines: &mut Vec<String>) {
+fn countries(before: &Table, after: &Table, lines: &mut Vec<Both>) {
     let list = |origins: &[samovar_wire::OriginId]| {
         origins.iter().map(samovar_wire::OriginId::as_str).collect::<Vec<_>>().join(", ")
     };
     for (country, then) in &after.countries {
         match before.countries.get(country) {
-            None => lines.push(format!("country {country} added")),
+            None => lines.push(both(format!("country {country} added"), format!("新增国家 {country}"))),
             Some(now) => {
                 if now.residency != then.residency {
                     let (now, then) = (list(&now.residency), list(&then.residency));
-                    lines.push(format!("country {country}: residency {now} -> {then}"));
+                    lines.push(both(
+                        format!("country {country}: residency {now} -> {then}"),
+                        format!("国家 {country}：驻留范围 {now} -> {then}"),
+                    ));
                 }
                 if now.services != then.services {
-                    lines.push(format!("country {country}: services or domains changed"));
+                    lines.push(both(
+                        format!("country {country}: services or domains changed"),
+                        format!("国家 {country}：服务或域名有变更"),
+                    ));
                 }
             }
         }
     }
     for country in before.countries.keys().filter(|country| !after.countries.contains_key(*country)) {
-        lines.push(format!("country {country} removed"));
+        lines.push(both(format!("country {country} removed"), format!("删除国家 {country}")));
     }
 }
 
@@ -107,10 +123,9 @@ fn pinned(table: &Table) -> BTreeMap<String, String> {
 }
 
 fn ids(
-    what: &str,
-    before: BTreeMap<String, String>,
-    after: BTreeMap<String, String>,
-    lines: &mut Vec<String>,
+    before: &BTreeMap<String, String>,
+    after: &BTreeMap<String, String>,
+    lines: &mut Vec<Both>,
 ) {
     let added: Vec<_> = after.keys().filter(|id| !before.contains_key(*id)).map(String::as_str).collect();
     let removed: Vec<_> = before.keys().filter(|id| !after.contains_key(*id)).map(String::as_str).collect();
@@ -119,13 +134,12 @@ fn ids(
         .filter(|(id, to)| before.get(*id).is_some_and(|was| was != *to))
         .map(|(id, _)| id.as_str())
         .collect();
-    for (word, ids) in [("added", added), ("removed", removed), ("changed", changed)] {
-        match ids.as_slice() {
-            [] => {}
-            few @ [_] | few @ [_, _] | few @ [_, _, _] => {
-                lines.push(format!("{what} {word}: {}", few.join(", ")));
-            }
-            many => lines.push(format!("{what} {word}: {}", many.len())),
+    for (en, zh, ids) in
+        [("added", "新增", added), ("removed", "删除", removed), ("changed", "变更", changed)]
+    {
+        let told = if ids.len() > 3 { ids.len().to_string() } else { ids.join(", ") };
+        if !ids.is_empty() {
+            lines.push(both(format!("pins {en}: {told}"), format!("固定规则{zh}：{told}")));
         }
     }
 }
@@ -138,25 +152,31 @@ fn map<T, V>(list: &[T], key: impl Fn(&T) -> String, value: impl Fn(&T) -> V) ->
     list.iter().map(|one| (key(one), value(one))).collect()
 }
 
-fn keyed<V: PartialEq + Debug>(
-    before: BTreeMap<String, V>,
-    after: BTreeMap<String, V>,
+fn keyed<V: PartialEq>(
+    before: &BTreeMap<String, V>,
+    after: &BTreeMap<String, V>,
     told: impl Fn(&V) -> String,
-    lines: &mut Vec<String>,
+    lines: &mut Vec<Both>,
 ) {
-    for (key, then) in &after {
+    for (key, then) in after {
         match before.get(key) {
-            None => lines.push(format!("{key} added: {}", told(then))),
-            Some(now) if now != then => lines.push(format!("{key}: {} -> {}", told(now), told(then))),
+            None => {
+                let then = told(then);
+                lines.push(both(format!("{key} added: {then}"), format!("新增 {key}：{then}")));
+            }
+            Some(now) if now != then => {
+                let change = format!("{} -> {}", told(now), told(then));
+                lines.push(both(format!("{key}: {change}"), format!("{key}：{change}")));
+            }
             Some(_) => {}
         }
     }
     for key in before.keys().filter(|key| !after.contains_key(*key)) {
-        lines.push(format!("{key} removed"));
+        lines.push(both(format!("{key} removed"), format!("删除 {key}")));
     }
 }
 
-fn rest(before: &Table, after: &Table, lines: &mut Vec<String>) {
+fn rest(before: &Table, after: &Table, lines: &mut Vec<Both>) {
     let (now, then) = (&before.fallback, &after.fallback);
     if now != then {
         let told = |fallback: &samovar_wire::route::Fallback| match fallback.mode {
@@ -166,18 +186,19 @@ fn rest(before: &Table, after: &Table, lines: &mut Vec<String>) {
                 format!("nearest of {}", names.join(", "))
             }
         };
-        lines.push(format!("fallback: {} -> {}", told(now), told(then)));
+        let change = format!("{} -> {}", told(now), told(then));
+        lines.push(both(format!("fallback: {change}"), format!("兜底：{change}")));
     }
-    for (what, differs) in [
-        ("activation", before.activation != after.activation),
-        ("protected names", before.protected != after.protected),
-        ("host overrides", before.disable_overrides != after.disable_overrides),
-        ("probes", before.probes != after.probes),
-        ("dns", before.dns != after.dns),
-        ("refresh_after_s", before.refresh_after_s != after.refresh_after_s),
+    for (en, zh, differs) in [
+        ("activation", "激活域名", before.activation != after.activation),
+        ("protected names", "受保护域名", before.protected != after.protected),
+        ("host overrides", "主机覆盖开关", before.disable_overrides != after.disable_overrides),
+        ("probes", "探测地址", before.probes != after.probes),
+        ("dns", "DNS", before.dns != after.dns),
+        ("refresh_after_s", "refresh_after_s", before.refresh_after_s != after.refresh_after_s),
     ] {
         if differs {
-            lines.push(format!("{what} changed"));
+            lines.push(both(format!("{en} changed"), format!("{zh}有变更")));
         }
     }
 }
@@ -204,7 +225,7 @@ mod tests {
     #[test]
     fn what_differs_is_named_and_what_does_not_is_not() {
         let before = table(|_| {});
-        assert_eq!(lines(Some(&before), &table(|t| t["version"] = json!(8))), [""; 0]);
+        assert!(lines(Some(&before), &table(|t| t["version"] = json!(8))).is_empty());
         let after = table(|t| {
             t["origins"]["apac"]["state"] = json!("draining");
             t["countries"]["DE"] = json!({"residency": ["usw"], "services": {}});
@@ -215,7 +236,7 @@ mod tests {
             t["fallback"]["candidates"] = json!(["usw"]);
         });
         assert_eq!(
-            lines(Some(&before), &after),
+            lines(Some(&before), &after).into_iter().map(|line| line.en).collect::<Vec<_>>(),
             [
                 "origin apac: active -> draining",
                 "country DE added",

@@ -281,13 +281,12 @@ async fn approve(
 async fn answer(app: &App, status: StatusCode, row: &route_draft::Model) -> Result<Response, Failure> {
     let (table, flaws) = drafts::examine(app, &row.document).await.map_err(|error| refused(&error))?;
     let in_force = published::in_force(&app.database).await?.as_ref().and_then(published::table);
-    let differences =
-        table.map(|table| super::difference::lines(in_force.as_ref(), &table)).unwrap_or_default();
+    let differences = table.map(|table| super::difference::lines(in_force.as_ref(), &table));
     let detail = DraftDetail {
         draft: summary(row),
         document: row.document.clone(),
         flaws: flaws.iter().map(FlawView::of).collect(),
-        differences,
+        differences: differences.unwrap_or_default().into_iter().map(|line| line.en).collect(),
     };
     let tag = HeaderValue::from_str(&format!("\"{}\"", row.revision));
     let tag = tag.map_err(|error| Failure::unavailable(&error))?;
