@@ -111,6 +111,7 @@ async fn show(
     let suppose = asked.suppose();
     let asker = asked.asker();
     let wanted = asker.device.is_some() || asker.store.is_some();
+    let names = route_view::names(before.as_ref(), &table);
     let mut problem = None;
     let mut told = [None, None];
     if wanted {
@@ -128,7 +129,6 @@ async fn show(
         }
         Err(failure) => return Err(failure),
     };
-    let names = route_view::names(&seen);
     let ways = told
         .iter()
         .zip([words.in_force, words.in_this_table])
@@ -141,7 +141,7 @@ async fn show(
         name: subject.name,
         flaws: subject.flaws,
         unchanged: seen.devices.saturating_sub(seen.moved + seen.held + seen.freed + seen.readdressed),
-        shown: route_view::preview(visitor.lens(), &seen),
+        shown: route_view::preview(visitor.lens(), &seen, &names),
         country: asked.country.clone(),
         next: (u64::try_from(next).unwrap_or(u64::MAX) < seen.moves_total).then_some(next),
         offset: asked.offset,

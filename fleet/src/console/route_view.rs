@@ -1,6 +1,8 @@
 //! What the pages of route tables show, made from what is stored. Pure; escaping is the templates' business.
 
-use samovar_wire::route::{Change, Explained, Flaw, Move, OriginTally, Preview, Rule, RuleResult};
+use std::collections::BTreeSet;
+
+use samovar_wire::route::{Change, Explained, Flaw, Move, OriginTally, Preview, Rule, RuleResult, Table};
 use samovar_wire::{OriginId, Timestamp};
 
 use super::route_map::{self, Map, colour};
@@ -122,7 +124,11 @@ pub(super) fn table(lens: Lens, row: &route_table::Model) -> TableRow {
         published: format!("{} · {}", minute(&at), lens.ago(Some(&at))),
         by: if row.origin == "starter" { words.starter.to_owned() } else { row.published_by.clone() },
         proposed_by: row.proposed_by.clone().unwrap_or_default(),
-        summary: row.summary.clone().unwrap_or_default(),
+        summary: match lens.language {
+            Language::English => row.summary.clone(),
+            Language::Chinese => row.summary_zh.clone().or_else(|| row.summary.clone()),
+        }
+        .unwrap_or_default(),
         reissue: row
             .reissue_of
             .map(|version| words.reissue_of.replacen("{}", &version.to_string(), 1))
@@ -136,7 +142,7 @@ pub(super) fn draft(lens: Lens, row: &route_draft::Model) -> DraftRow {
     let (state, kind) = match row.state.as_str() {
         PROPOSED => (words.draft_state_proposed, "warning"),
         PUBLISHED => (words.draft_state_published, "good"),
-        DISCARDED => (words.draft_state_discarded, ""),
+        DISCARDED => (words.draft_state_discarded, "none"),
         _ => (words.draft_state_draft, "info"),
     };
     DraftRow {
@@ -165,8 +171,8 @@ pub(super) fn straggler(lens: Lens, one: &Straggler) -> StragglerRow {
     let (why, kind) = match one.why {
         Why::Refused => (words.why_refused, "critical"),
         Why::Offline => (words.why_offline, "warning"),
-        Why::NeverSeen => (words.why_never_seen, ""),
-        Why::Revoked => (words.why_revoked, ""),
+        Why::NeverSeen => (words.why_never_seen, "none"),
+        Why::Revoked => (words.why_revoked, "none"),
         Why::NotApplied => (words.why_not_applied, "warning"),
         Why::Unknown => (words.why_unknown, "warning"),
     };
@@ -182,14 +188,15 @@ pub(super) fn straggler(lens: Lens, one: &Straggler) -> StragglerRow {
     }
 }
 
-/// All origins of a preview by name: their places are their colours.
-pub(super) fn names(preview: &Preview) -> Vec<String> {
-    preview.origins.iter().filter_map(|tally| Some(tally.origin.as_ref()?.to_string())).collect()
+/// All origins of two tables by name: their places are their colours.
+pub(super) fn names(before: Option<&Table>, after: &Table) -> Vec<String> {
+    let known: BTreeSet<&OriginId> =
+        before.into_iter().chain([after]).flat_map(|table| table.origins.keys()).collect();
+    known.into_iter().map(ToString::to_string).collect()
 }
 
-pub(super) fn preview(lens: Lens, preview: &Preview) -> Shown {
+pub(super) fn preview(lens: Lens, preview: &Preview, names: &[String]) -> Shown {
     let words = lens.language.words();
-    let names = names(preview);
     let told = |tallies: &[OriginTally], count: fn(&OriginTally) -> u64| {
         let present = tallies.iter().filter(|tally| count(tally) > 0);
         let part = |tally: &OriginTally| format!("{} {}", name(words, tally.origin.as_ref()), count(tally));
@@ -205,7 +212,7 @@ pub(super) fn preview(lens: Lens, preview: &Preview) -> Shown {
         now: told(&country.origins, before),
         then: told(&country.origins, after),
     });
-    let map = route_map::map(&preview.countries, &names, |country| {
+    let map = route_map::map(&preview.countries, names, |country| {
         format!(
             "{}: {} {}; {}: {}; {}: {}",
             country.country,
@@ -218,7 +225,7 @@ pub(super) fn preview(lens: Lens, preview: &Preview) -> Shown {
         )
     });
     Shown {
-        origins: preview.origins.iter().map(|tally| origin(words, tally, preview.devices, &names)).collect(),
+        origins: preview.origins.iter().map(|tally| origin(words, tally, preview.devices, names)).collect(),
         countries: countries.collect(),
         map,
         moves: preview.moves.iter().map(|one| moved(words, one)).collect(),
@@ -247,7 +254,7 @@ fn moved(words: &'static Words, one: &Move) -> MoveRow {
         Change::Moved => ("info", words.moving),
         Change::Held => ("critical", words.held_after),
         Change::Freed => ("good", words.freed_after),
-        Change::Readdressed => ("", words.readdressed),
+        Change::Readdressed => ("none", words.readdressed),
     };
     let rule_of = |found: Option<Rule>| found.map_or("–", |found| rule(words, found));
     let readdressed = one.change == Change::Readdressed;
@@ -274,7 +281,7 @@ pub(super) fn way(words: &'static Words, heading: &str, told: &Explained, names:
     let step = |reason: &samovar_wire::route::Reason| {
         let (kind, result) = match reason.result {
             RuleResult::Applied => ("good", words.result_applied),
-            RuleResult::NoMatch => ("", words.result_no_match),
+            RuleResult::NoMatch => ("none", words.result_no_match),
             RuleResult::PassedOver => ("warning", words.result_passed_over),
         };
         Step { rule: rule(words, reason.rule), kind, result, detail: reason.detail.clone() }

@@ -41,6 +41,7 @@ words! {
     later: "The server cannot do this now. Try again.", "服务器暂时无法处理，请重试。";
     overview: "Overview", "总览";
     stores: "Stores", "门店";
+    store: "Store", "门店";
     devices: "Devices", "设备";
     device: "Device", "设备";
     orders: "Orders", "订单";
@@ -125,6 +126,7 @@ words! {
     published_by: "By", "发布人";
     proposed_by: "Proposed by", "提交人";
     written_by: "Written by", "编写人";
+    based_on: "Based on version", "基于版本";
     changed_at: "Changed", "修改时间";
     what_changes: "What changes", "变更内容";
     against_in_force: "against the table in force", "与现行路由表相比";

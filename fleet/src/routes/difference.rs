@@ -1,6 +1,6 @@
 //! What differs between two tables, in a few lines for people and the audit log. Pure.
 
-use samovar_wire::route::{Both, FallbackMode, OriginState, Table};
+use samovar_wire::route::{Both, Emergency, FallbackMode, OriginState, Shadow, Split, Table};
 use std::collections::BTreeMap;
 
 /// Lines at most; what is beyond is counted.
@@ -14,25 +14,28 @@ pub fn lines(before: Option<&Table>, after: &Table) -> Vec<Both> {
     origins(before, after, &mut lines);
     countries(before, after, &mut lines);
     ids(&pinned(before), &pinned(after), &mut lines);
-    let key = |split: &samovar_wire::route::Split| format!("split {}/{}", split.country, split.service);
+    let key = |split: &Split| format!("{}/{}", split.country, split.service);
+    let value = |split: &Split| (split.by, split.salt.clone(), shares(&split.shares));
     keyed(
-        &map(&before.splits, key, |split| (split.by, split.salt.clone(), shares(&split.shares))),
-        &map(&after.splits, key, |split| (split.by, split.salt.clone(), shares(&split.shares))),
+        ("split", "分流"),
+        (&map(&before.splits, key, value), &map(&after.splits, key, value)),
         |(_, _, shares)| shares.clone(),
         &mut lines,
     );
-    let key = |one: &samovar_wire::route::Emergency| format!("emergency {}", one.country);
+    let key = |one: &Emergency| one.country.to_string();
+    let value = |one: &Emergency| (one.origin.clone(), one.services.clone(), one.until);
     keyed(
-        &map(&before.emergency, key, |one| (one.origin.clone(), one.services.clone(), one.until)),
-        &map(&after.emergency, key, |one| (one.origin.clone(), one.services.clone(), one.until)),
-        |(origin, _, _)| format!("to {origin}"),
+        ("emergency", "紧急切换"),
+        (&map(&before.emergency, key, value), &map(&after.emergency, key, value)),
+        |(origin, _, _)| origin.to_string(),
         &mut lines,
     );
-    let key = |one: &samovar_wire::route::Shadow| format!("shadow {}/{}", one.country, one.service);
+    let key = |one: &Shadow| format!("{}/{}", one.country, one.service);
+    let value = |one: &Shadow| (one.origin.clone(), one.basis_points);
     keyed(
-        &map(&before.shadow, key, |one| (one.origin.clone(), one.basis_points)),
-        &map(&after.shadow, key, |one| (one.origin.clone(), one.basis_points)),
-        |(origin, points)| format!("{points} to {origin}"),
+        ("shadow", "影子流量"),
+        (&map(&before.shadow, key, value), &map(&after.shadow, key, value)),
+        |(origin, points)| format!("{origin} {points}"),
         &mut lines,
     );
     rest(before, after, &mut lines);
@@ -44,11 +47,15 @@ pub fn lines(before: Option<&Table>, after: &Table) -> Vec<Both> {
     lines
 }
 
-/// The lines as one text, in English.
+/// The lines as one text.
 #[must_use]
-pub fn summary(before: Option<&Table>, after: &Table) -> String {
+pub fn summary(before: Option<&Table>, after: &Table) -> Both {
     let lines = lines(before, after);
-    if lines.is_empty() { "no difference but version and dates".to_owned() } else { lines.into_iter().map(|line| line.en).collect::<Vec<_>>().join("; ") }
+    if lines.is_empty() {
+        return both("no difference but version and dates".into(), "仅版本号与日期不同".into());
+    }
+    let (en, zh): (Vec<_>, Vec<_>) = lines.into_iter().map(|line| (line.en, line.zh)).unzip();
+    both(en.join("; "), zh.join("；"))
 }
 
 fn both(en: String, zh: String) -> Both {
@@ -89,28 +96,40 @@ fn countries(before: &Table, after: &Table, lines: &mut Vec<Both>) {
         origins.iter().map(samovar_wire::OriginId::as_str).collect::<Vec<_>>().join(", ")
     };
     for (country, then) in &after.countries {
-        match before.countries.get(country) {
-            None => lines.push(both(format!("country {country} added"), format!("新增国家 {country}"))),
-            Some(now) => {
-                if now.residency != then.residency {
-                    let (now, then) = (list(&now.residency), list(&then.residency));
-                    lines.push(both(
-                        format!("country {country}: residency {now} -> {then}"),
-                        format!("国家 {country}：驻留范围 {now} -> {then}"),
-                    ));
-                }
-                if now.services != then.services {
-                    lines.push(both(
-                        format!("country {country}: services or domains changed"),
-                        format!("国家 {country}：服务或域名有变更"),
-                    ));
-                }
-            }
+        let Some(now) = before.countries.get(country) else { continue };
+        if now.residency != then.residency {
+            let change = format!("{} -> {}", list(&now.residency), list(&then.residency));
+            lines.push(both(
+                format!("country {country}: residency {change}"),
+                format!("国家 {country}：驻留范围 {change}"),
+            ));
+        }
+        if now.services != then.services {
+            lines.push(both(
+                format!("country {country}: services or domains changed"),
+                format!("国家 {country}：服务或域名有变更"),
+            ));
         }
     }
-    for country in before.countries.keys().filter(|country| !after.countries.contains_key(*country)) {
-        lines.push(both(format!("country {country} removed"), format!("删除国家 {country}")));
+    let only = |one: &Table, other: &Table| {
+        let missing = one.countries.keys().filter(|country| !other.countries.contains_key(*country));
+        missing.map(ToString::to_string).collect::<Vec<_>>()
+    };
+    for (en, zh, countries) in
+        [("added", "新增", only(after, before)), ("removed", "删除", only(before, after))]
+    {
+        if !countries.is_empty() {
+            let told = some(&countries, 8);
+            lines.push(both(format!("countries {en}: {told}"), format!("{zh}国家：{told}")));
+        }
     }
+}
+
+/// The first few of a list, and how many more.
+fn some(list: &[String], few: usize) -> String {
+    let more = list.len().saturating_sub(few);
+    let told = list[..list.len().min(few)].join(", ");
+    if more == 0 { told } else { format!("{told} +{more}") }
 }
 
 /// IDs with where they are pinned to; more than a few are counted only.
@@ -127,18 +146,18 @@ fn ids(
     after: &BTreeMap<String, String>,
     lines: &mut Vec<Both>,
 ) {
-    let added: Vec<_> = after.keys().filter(|id| !before.contains_key(*id)).map(String::as_str).collect();
-    let removed: Vec<_> = before.keys().filter(|id| !after.contains_key(*id)).map(String::as_str).collect();
-    let changed: Vec<_> = after
+    let added: Vec<String> = after.keys().filter(|id| !before.contains_key(*id)).cloned().collect();
+    let removed: Vec<String> = before.keys().filter(|id| !after.contains_key(*id)).cloned().collect();
+    let changed: Vec<String> = after
         .iter()
         .filter(|(id, to)| before.get(*id).is_some_and(|was| was != *to))
-        .map(|(id, _)| id.as_str())
+        .map(|(id, _)| id.clone())
         .collect();
     for (en, zh, ids) in
         [("added", "新增", added), ("removed", "删除", removed), ("changed", "变更", changed)]
     {
-        let told = if ids.len() > 3 { ids.len().to_string() } else { ids.join(", ") };
         if !ids.is_empty() {
+            let told = some(&ids, 3);
             lines.push(both(format!("pins {en}: {told}"), format!("固定规则{zh}：{told}")));
         }
     }
@@ -153,8 +172,8 @@ fn map<T, V>(list: &[T], key: impl Fn(&T) -> String, value: impl Fn(&T) -> V) ->
 }
 
 fn keyed<V: PartialEq>(
-    before: &BTreeMap<String, V>,
-    after: &BTreeMap<String, V>,
+    (en, zh): (&str, &str),
+    (before, after): (&BTreeMap<String, V>, &BTreeMap<String, V>),
     told: impl Fn(&V) -> String,
     lines: &mut Vec<Both>,
 ) {
@@ -162,17 +181,17 @@ fn keyed<V: PartialEq>(
         match before.get(key) {
             None => {
                 let then = told(then);
-                lines.push(both(format!("{key} added: {then}"), format!("新增 {key}：{then}")));
+                lines.push(both(format!("{en} {key} added: {then}"), format!("新增{zh} {key}：{then}")));
             }
             Some(now) if now != then => {
                 let change = format!("{} -> {}", told(now), told(then));
-                lines.push(both(format!("{key}: {change}"), format!("{key}：{change}")));
+                lines.push(both(format!("{en} {key}: {change}"), format!("{zh} {key}：{change}")));
             }
             Some(_) => {}
         }
     }
     for key in before.keys().filter(|key| !after.contains_key(*key)) {
-        lines.push(both(format!("{key} removed"), format!("删除 {key}")));
+        lines.push(both(format!("{en} {key} removed"), format!("删除{zh} {key}")));
     }
 }
 
@@ -180,14 +199,22 @@ fn rest(before: &Table, after: &Table, lines: &mut Vec<Both>) {
     let (now, then) = (&before.fallback, &after.fallback);
     if now != then {
         let told = |fallback: &samovar_wire::route::Fallback| match fallback.mode {
-            FallbackMode::Shares => format!("shares {}", shares(&fallback.shares)),
+            FallbackMode::Shares => shares(&fallback.shares),
             FallbackMode::Nearest => {
                 let names: Vec<_> = fallback.candidates.iter().map(samovar_wire::OriginId::as_str).collect();
-                format!("nearest of {}", names.join(", "))
+                names.join(", ")
             }
         };
-        let change = format!("{} -> {}", told(now), told(then));
-        lines.push(both(format!("fallback: {change}"), format!("兜底：{change}")));
+        let mode = |fallback: &samovar_wire::route::Fallback| match fallback.mode {
+            FallbackMode::Shares => ("shares", "份额"),
+            FallbackMode::Nearest => ("nearest of", "就近"),
+        };
+        let (was, is) = (told(now), told(then));
+        let ((was_en, was_zh), (is_en, is_zh)) = (mode(now), mode(then));
+        lines.push(both(
+            format!("fallback: {was_en} {was} -> {is_en} {is}"),
+            format!("兜底：{was_zh} {was} -> {is_zh} {is}"),
+        ));
     }
     for (en, zh, differs) in [
         ("activation", "激活域名", before.activation != after.activation),
@@ -239,13 +266,13 @@ mod tests {
             lines(Some(&before), &after).into_iter().map(|line| line.en).collect::<Vec<_>>(),
             [
                 "origin apac: active -> draining",
-                "country DE added",
+                "countries added: DE",
                 "pins added: store:JP-1, store:JP-2",
                 "split JP/orders: apac 10000 -> apac 5000 / usw 5000",
-                "emergency JP added: to usw",
+                "emergency JP added: usw",
                 "fallback: nearest of apac -> nearest of usw",
             ]
         );
-        assert!(summary(None, &after).starts_with("the first table"));
+        assert!(summary(None, &after).en.starts_with("the first table"));
     }
 }

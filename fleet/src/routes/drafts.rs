@@ -178,7 +178,7 @@ pub async fn edit(
     let found = open(&write, id, Some(revision), &[DRAFT]).await?;
     let title = title.unwrap_or(&found.title).to_owned();
     // Browsers send forms with CRLF.
-    let document = document.unwrap_or(&found.document).replace("\r\n", "\n");
+    let document = document::readable(&document.unwrap_or(&found.document).replace("\r\n", "\n"));
     check_form(&title, &document)?;
     if title == found.title && document == found.document {
         return Ok(found);
@@ -222,7 +222,7 @@ pub async fn propose(
         document::examine(&text, &app.config.server.environment, highest.unsigned_abs(), now);
     let Some(table) = table.filter(|_| flaws.is_empty()) else { return Err(DraftError::Flawed(flaws)) };
     let before = in_force.as_ref().and_then(published::table);
-    let detail = super::difference::summary(before.as_ref(), &table);
+    let detail = super::difference::summary(before.as_ref(), &table).en;
     let mut row = found.clone().into_active_model();
     row.state = Set(PROPOSED.to_owned());
     row.base_version = Set(highest);

@@ -2,7 +2,7 @@
 
 use samovar_wire::dsse::Envelope;
 use samovar_wire::encoding::{from_base64, sha256_from_hex};
-use samovar_wire::route::{Flaw, Refusal, Stored, Table};
+use samovar_wire::route::{Both, Flaw, Refusal, Stored, Table};
 use samovar_wire::{Country, Timestamp};
 use sea_orm::ActiveValue::Set;
 use sea_orm::sea_query::OnConflict;
@@ -72,7 +72,7 @@ pub struct Publication<'a> {
     /// Why, in the words of whoever publishes; may be empty.
     pub reason: &'a str,
     /// What it says otherwise than the one before.
-    pub summary: String,
+    pub summary: Both,
 }
 
 /// The table in force; `None` before the first.
@@ -155,7 +155,8 @@ pub async fn store(
         published_at: Set(now.millis()),
         published_by: Set(publication.by.to_owned()),
         proposed_by: Set(publication.proposed_by.map(str::to_owned)),
-        summary: Set(Some(publication.summary.clone())),
+        summary: Set(Some(publication.summary.en.clone())),
+        summary_zh: Set(Some(publication.summary.zh.clone())),
         reissue_of: Set(publication.reissue_of),
     };
     let inserted = route_table::Entity::insert(row)
@@ -180,7 +181,7 @@ fn told(flaws: &[Flaw]) -> String {
 
 /// For the audit log: what changed, who put it forward, what it brings back, and the digest of the signed bytes.
 fn deed_detail(publication: &Publication<'_>) -> String {
-    let mut parts = vec![publication.summary.clone()];
+    let mut parts = vec![publication.summary.en.clone()];
     parts.extend(publication.proposed_by.map(|name| format!("proposed by {name}")));
     parts.extend(publication.reissue_of.map(|version| format!("brings back version {version}")));
     parts.extend((!publication.reason.is_empty()).then(|| format!("reason: {}", publication.reason)));

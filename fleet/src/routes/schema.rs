@@ -40,7 +40,7 @@ impl MigrationTrait for M0005Drafts {
             .col(big_integer_null("version"));
         manager.create_table(drafts).await?;
         // One column in each statement: SQLite takes no more.
-        for column in [string_null("proposed_by"), text_null("summary")] {
+        for column in [string_null("proposed_by"), text_null("summary"), text_null("summary_zh")] {
             let mut change = Table::alter();
             manager.alter_table(change.table("route_tables").add_column(column).take()).await?;
         }

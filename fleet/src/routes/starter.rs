@@ -7,7 +7,7 @@ use std::time::Duration;
 use samovar_wire::dsse::{self, Envelope};
 use samovar_wire::encoding::{hex, sha256};
 use samovar_wire::route::{
-    Activation, CacheMode, CountryRoutes, Dns, Endpoint, Fallback, FallbackMode, OriginEntry, OriginState,
+    Activation, Both, CacheMode, CountryRoutes, Dns, Endpoint, Fallback, FallbackMode, OriginEntry, OriginState,
     Pins, Service, Table,
 };
 use samovar_wire::{Country, OriginId, Timestamp};
@@ -130,7 +130,7 @@ pub async fn refresh(app: &App, now: Timestamp) -> Result<bool, PublishError> {
             proposed_by: None,
             reissue_of: None,
             reason: "",
-            summary: format!("starter table for {} countries", situation.countries.len()),
+            summary: told(situation.countries.len()),
         };
         match published::store(&app.database, &publication, now).await {
             Ok(()) => {
@@ -142,6 +142,13 @@ pub async fn refresh(app: &App, now: Timestamp) -> Result<bool, PublishError> {
         }
     }
     Ok(false)
+}
+
+fn told(countries: usize) -> Both {
+    Both {
+        en: format!("starter table for {countries} countries"),
+        zh: format!("初始路由表，{countries} 个国家"),
+    }
 }
 
 async fn situation(app: &App) -> Result<Situation, PublishError> {

@@ -21,4 +21,6 @@ mod program;
 mod reconcile;
 mod replicas;
 mod routes;
+mod routes_console;
+mod routes_program;
 mod world;

@@ -18,6 +18,8 @@ pub struct Model {
     pub proposed_by: Option<String>,
     /// What it says otherwise than the one before.
     pub summary: Option<String>,
+    /// The same in Chinese.
+    pub summary_zh: Option<String>,
     /// The version that it brings back.
     pub reissue_of: Option<i64>,
 }
