@@ -3,28 +3,30 @@
 
 use super::table::Pin;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use std::hash::{DefaultHasher, Hasher};
 use std::ops::Deref;
 
 /// The pins of a table, in listed order. Read as a slice; found by ID with [`Pins::of`].
 #[derive(Debug, Clone, Default)]
 pub struct Pins {
     listed: Vec<Pin>,
-    /// Pin and ID within it, sorted by the text of the ID, then in listed order. Positions instead of copies: the texts
-    /// are there once.
-    by_id: Vec<(u32, u32)>,
+    /// Hash of an ID, pin, and ID within it; sorted. Positions instead of copies: the texts are there once.
+    by_id: Vec<(u64, u32, u32)>,
 }
 
 impl Pins {
     /// The pins that name an ID such as `store:US-0001`, in listed order.
-    pub fn of<'a>(&'a self, id: &'a str) -> impl Iterator<Item = &'a Pin> {
-        let start = self.by_id.partition_point(|at| self.text(*at) < id);
+    pub fn of<'a>(&'a self, id: &str) -> impl Iterator<Item = &'a Pin> {
+        let wanted = hash(id);
+        let start = self.by_id.partition_point(|(found, ..)| *found < wanted);
         self.by_id[start..]
             .iter()
-            .take_while(move |at| self.text(**at) == id)
-            .filter_map(|(pin, _)| self.listed.get(usize::try_from(*pin).ok()?))
+            .take_while(move |(found, ..)| *found == wanted)
+            .filter(move |(_, pin, at)| self.text(*pin, *at) == id)
+            .filter_map(|(_, pin, _)| self.listed.get(usize::try_from(*pin).ok()?))
     }
 
-    fn text(&self, (pin, id): (u32, u32)) -> &str {
+    fn text(&self, pin: u32, id: u32) -> &str {
         let at = |number: u32| usize::try_from(number).unwrap_or(usize::MAX);
         self.listed.get(at(pin)).and_then(|pin| pin.ids.get(at(id))).map_or("", String::as_str)
     }
@@ -32,18 +34,27 @@ impl Pins {
 
 impl From<Vec<Pin>> for Pins {
     fn from(listed: Vec<Pin>) -> Self {
-        let mut pins = Self { listed, by_id: Vec::new() };
         // A table is at most 1 MiB: its pins can be counted in 32 bits.
-        let mut by_id: Vec<(u32, u32)> = (0_u32..)
-            .zip(&pins.listed)
-            .flat_map(|(number, pin)| (0_u32..).zip(&pin.ids).map(move |(id, _)| (number, id)))
+        let mut by_id: Vec<(u64, u32, u32)> = (0_u32..)
+            .zip(&listed)
+            .flat_map(|(number, pin)| (0_u32..).zip(&pin.ids).map(move |(at, id)| (hash(id), number, at)))
             .collect();
-        by_id.sort_by(|one, other| pins.text(*one).cmp(pins.text(*other)).then(one.cmp(other)));
+        by_id.sort_unstable();
+        let mut pins = Self { listed, by_id: Vec::new() };
         // An ID that one pin names twice is named once.
-        by_id.dedup_by(|next, kept| next.0 == kept.0 && pins.text(*next) == pins.text(*kept));
+        by_id.dedup_by(|next, kept| {
+            (next.0, next.1) == (kept.0, kept.1) && pins.text(next.1, next.2) == pins.text(kept.1, kept.2)
+        });
         pins.by_id = by_id;
         pins
     }
+}
+
+/// The same for equal texts within one run of the program; who is found is decided by the text.
+fn hash(id: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    hasher.write(id.as_bytes());
+    hasher.finish()
 }
 
 impl Deref for Pins {
