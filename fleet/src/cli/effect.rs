@@ -46,7 +46,8 @@ pub(super) fn preview(
 /// Prints a preview, as the server gives it or as made here.
 pub(super) fn show(seen: &Value) {
     let number = |name: &str| seen[name].as_u64().unwrap_or(0);
-    let before = seen["version_before"].as_u64().map_or_else(|| "none".to_owned(), |version| version.to_string());
+    let before =
+        seen["version_before"].as_u64().map_or_else(|| "none".to_owned(), |version| version.to_string());
     print::line(&format!("version {before} -> {}", seen["version_after"]));
     print::line(&format!(
         "{} stores, {} devices: {} change origin, {} no longer served, {} served again, {} new address",

@@ -291,7 +291,16 @@ pub(super) async fn run(routes: Routes) -> Result<()> {
 async fn run_draft(draft: Draft) -> Result<()> {
     match draft {
         Draft::List { all, target } => {
-            let columns = &["id", "state", "title", "revision", "base_version", "updated_at", "updated_by", "proposed_by"];
+            let columns = &[
+                "id",
+                "state",
+                "title",
+                "revision",
+                "base_version",
+                "updated_at",
+                "updated_by",
+                "proposed_by",
+            ];
             let path = if all { "/api/v1/routes/drafts?all=true" } else { "/api/v1/routes/drafts" };
             listed(&target, path, ("drafts", columns)).await
         }
@@ -450,7 +459,10 @@ async fn stragglers(minutes: u64, target: &Target) -> Result<()> {
     let (have, all) = (&whole["have_it"], &whole["devices"]);
     print::line(&format!("version {}: {have} of {all} devices have it", whole["version"]));
     if whole["due"] == false {
-        print::line(&format!("published {}: nobody is behind yet", whole["published_at"].as_str().unwrap_or("-")));
+        print::line(&format!(
+            "published {}: nobody is behind yet",
+            whole["published_at"].as_str().unwrap_or("-")
+        ));
         return Ok(());
     }
     print::table(&rows, &["device", "store", "country", "route_table", "why", "since", "detail"]);
@@ -474,7 +486,12 @@ fn told_draft(target: &Target, answer: &Value) {
     }
     let text = |name: &str| answer[name].as_str().unwrap_or_default().to_owned();
     let title = if text("title").is_empty() { String::new() } else { format!(" ({})", text("title")) };
-    print::line(&format!("draft {}{title}: {}, revision {}", answer["id"], text("state"), answer["revision"]));
+    print::line(&format!(
+        "draft {}{title}: {}, revision {}",
+        answer["id"],
+        text("state"),
+        answer["revision"]
+    ));
     let list = |name: &str| answer[name].as_array().cloned().unwrap_or_default();
     for line in list("differences") {
         print::line(&format!("  {}", line.as_str().unwrap_or_default()));

@@ -101,9 +101,7 @@ async fn act(app: &App, id: i64, given: &Given, by: &str) -> Result<String, Draf
     match given.deed.as_str() {
         "withdraw" => drafts::put_aside(app, id, DRAFT, by).await.map(|_| here),
         "discard" => drafts::put_aside(app, id, DISCARDED, by).await.map(|_| "/console/routes".to_owned()),
-        "approve" => {
-            drafts::approve(app, id, by).await.map(|row| format!("/console/routes/{}", row.version))
-        }
+        "approve" => drafts::approve(app, id, by).await.map(|row| format!("/console/routes/{}", row.version)),
         deed => {
             let place = (id, given.revision);
             let saved = drafts::edit(app, place, Some(given.title.trim()), Some(&given.document), by).await?;
@@ -129,7 +127,9 @@ async fn show(
     let newer = in_force.map(|row| row.version).filter(|version| *version != found.base_version);
     let open = matches!(found.state.as_str(), DRAFT | PROPOSED);
     let outdated = newer.filter(|_| open);
-    let fill = |form: &str| outdated.map_or_else(String::new, |version| form.replacen("{}", &version.to_string(), 1));
+    let fill = |form: &str| {
+        outdated.map_or_else(String::new, |version| form.replacen("{}", &version.to_string(), 1))
+    };
     let status = if problem.is_some() { StatusCode::CONFLICT } else { StatusCode::OK };
     let own = drafts::is_author(&found, &visitor.operator.name);
     let template = DraftPage {

@@ -149,7 +149,8 @@ mod tests {
     use super::*;
 
     fn country(code: &str, before: &[(&str, u64)], after: &[(&str, u64)]) -> CountryTally {
-        let names: std::collections::BTreeSet<&str> = before.iter().chain(after).map(|(name, _)| *name).collect();
+        let names: std::collections::BTreeSet<&str> =
+            before.iter().chain(after).map(|(name, _)| *name).collect();
         let of = |list: &[(&str, u64)], name: &str| {
             list.iter().find(|(found, _)| *found == name).map_or(0, |(_, number)| *number)
         };

@@ -69,11 +69,14 @@ pub(super) async fn draft(
     let found = drafts::find(&app.database, id).await.map_err(|error| inner(&error))?;
     let (table, flaws) = drafts::examine(&app, &found.document).await.map_err(|error| inner(&error))?;
     let row = route_view::draft(visitor.lens(), &found);
-    let subject = Subject { parent: format!("/console/routes/drafts/{id}"), name: row.title, flaws: flaws.len() };
+    let subject =
+        Subject { parent: format!("/console/routes/drafts/{id}"), name: row.title, flaws: flaws.len() };
     match table {
         Some(table) => show(&app, visitor, subject, table, asked).await,
         // The draft's own page says what is wrong.
-        None => Ok(axum::response::IntoResponse::into_response(axum::response::Redirect::to(&subject.parent))),
+        None => {
+            Ok(axum::response::IntoResponse::into_response(axum::response::Redirect::to(&subject.parent)))
+        }
     }
 }
 

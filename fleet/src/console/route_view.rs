@@ -162,7 +162,8 @@ pub(super) fn flaw(language: Language, flaw: &Flaw) -> FlawRow {
         Language::English => flaw.to_string(),
         Language::Chinese => flaw.problem.message().zh,
     };
-    let path = if flaw.path.is_empty() { language.words().whole_document.to_owned() } else { flaw.path.clone() };
+    let path =
+        if flaw.path.is_empty() { language.words().whole_document.to_owned() } else { flaw.path.clone() };
     FlawRow { path, message, advice: language.of(flaw.problem.advice()) }
 }
 

@@ -179,7 +179,9 @@ pub(super) async fn bring_back(
     visitor.operator.needs(Role::Netops)?;
     match roll_back(&app, version, &visitor.operator.name, given.reason.trim()).await {
         Ok(RolledBack::Published(_)) => Ok(Redirect::to("/console/routes").into_response()),
-        Ok(RolledBack::Waiting(id)) => Ok(Redirect::to(&format!("/console/routes/drafts/{id}")).into_response()),
+        Ok(RolledBack::Waiting(id)) => {
+            Ok(Redirect::to(&format!("/console/routes/drafts/{id}")).into_response())
+        }
         Err(DraftError::Database(error)) => Err(error.into()),
         Err(error) => table_with(&app, visitor, version, Some(error.to_string())).await,
     }
@@ -195,10 +197,11 @@ pub(super) async fn stragglers(
     let words = lens.language.words();
     let minutes = which.minutes.unwrap_or(stragglers::MINUTES);
     let spread = stragglers::spread(&app, minutes, which.after.as_deref(), 100).await?;
-    let waiting = words
-        .not_due
-        .replacen("{}", &lens.ago(spread.published_at.as_deref()), 1)
-        .replacen("{}", &minutes.to_string(), 1);
+    let waiting = words.not_due.replacen("{}", &lens.ago(spread.published_at.as_deref()), 1).replacen(
+        "{}",
+        &minutes.to_string(),
+        1,
+    );
     let mut shell = frame(&visitor);
     shell.watch = Some(String::new());
     let template = StragglersPage {

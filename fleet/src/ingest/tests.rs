@@ -186,7 +186,8 @@ impl World {
         let database = Database::open(url).await.unwrap();
         register(&database, POS, 1).await;
         let key = |name| SigningKey::from_seed(name, &new_seed().unwrap()).unwrap();
-        let keys = Arc::new(SigningKeys { routes: Some(key("r1")), commands: vec![(Role::Admin, key("c1"))] });
+        let keys =
+            Arc::new(SigningKeys { routes: Some(key("r1")), commands: vec![(Role::Admin, key("c1"))] });
         let overload = Overload::new(2);
         let (ingest, tasks) = Ingest::start(&database, config(&broker, &keys, &overload)).unwrap();
         let world = Self { broker, database, keys, ingest, tasks, dir, overload };

@@ -79,7 +79,10 @@ pub struct SigningKeys {
 
 impl std::fmt::Debug for SigningKeys {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.debug_struct("SigningKeys").field("routes", &self.routes.as_ref().map(|key| &key.key_id)).finish_non_exhaustive()
+        formatter
+            .debug_struct("SigningKeys")
+            .field("routes", &self.routes.as_ref().map(|key| &key.key_id))
+            .finish_non_exhaustive()
     }
 }
 
@@ -271,6 +274,9 @@ mod tests {
         let now = crate::clock::now();
         signing_keys(&first, one.path(), true, now).await.unwrap();
         signing_keys(&second, other.path(), true, now).await.unwrap();
-        assert!(matches!(signing_keys(&second, one.path(), true, now).await, Err(SecretsError::Differs { .. })));
+        assert!(matches!(
+            signing_keys(&second, one.path(), true, now).await,
+            Err(SecretsError::Differs { .. })
+        ));
     }
 }

@@ -141,11 +141,7 @@ fn pinned(table: &Table) -> BTreeMap<String, String> {
     ids.collect()
 }
 
-fn ids(
-    before: &BTreeMap<String, String>,
-    after: &BTreeMap<String, String>,
-    lines: &mut Vec<Both>,
-) {
+fn ids(before: &BTreeMap<String, String>, after: &BTreeMap<String, String>, lines: &mut Vec<Both>) {
     let added: Vec<String> = after.keys().filter(|id| !before.contains_key(*id)).cloned().collect();
     let removed: Vec<String> = before.keys().filter(|id| !after.contains_key(*id)).cloned().collect();
     let changed: Vec<String> = after
@@ -164,7 +160,11 @@ fn ids(
 }
 
 fn shares(shares: &[samovar_wire::route::Share]) -> String {
-    shares.iter().map(|share| format!("{} {}", share.origin, share.basis_points)).collect::<Vec<_>>().join(" / ")
+    shares
+        .iter()
+        .map(|share| format!("{} {}", share.origin, share.basis_points))
+        .collect::<Vec<_>>()
+        .join(" / ")
 }
 
 fn map<T, V>(list: &[T], key: impl Fn(&T) -> String, value: impl Fn(&T) -> V) -> BTreeMap<String, V> {

@@ -128,7 +128,8 @@ impl Node {
         match text.as_bytes().first() {
             Some(b'{') if depth < DEEPEST => {
                 let members: Members<'_> = serde_json::from_str(text).ok()?;
-                let read = |(name, value): (String, &RawValue)| Some((name, Self::inside(value.get(), depth + 1)?));
+                let read =
+                    |(name, value): (String, &RawValue)| Some((name, Self::inside(value.get(), depth + 1)?));
                 Some(Self::Object(members.0.into_iter().map(read).collect::<Option<_>>()?))
             }
             Some(b'[') if depth < DEEPEST => {
@@ -153,7 +154,9 @@ impl Node {
             Self::Leaf(text) => text.clone(),
             Self::List(items) if items.is_empty() => "[]".to_owned(),
             Self::Object(members) if members.is_empty() => "{}".to_owned(),
-            Self::List(items) => format!("[{}]", items.iter().map(Self::short).collect::<Vec<_>>().join(", ")),
+            Self::List(items) => {
+                format!("[{}]", items.iter().map(Self::short).collect::<Vec<_>>().join(", "))
+            }
             Self::Object(members) => {
                 let member = |(name, value): &(String, Self)| format!("{}: {}", quoted(name), value.short());
                 format!("{{ {} }}", members.iter().map(member).collect::<Vec<_>>().join(", "))
@@ -253,11 +256,17 @@ mod tests {
         let now = Timestamp::from_millis(NOW);
         let stamp = Stamp { version: 9, now, expires_at: Some(now) };
         let made = stamped(text, stamp).unwrap();
-        let places: Vec<_> =
-            ["\"z\": 1.50", "\"version\": 9", "{ \"b\": 1, \"a\": [] }", "\"issued_at\"", "\"not_before\"", "\"expires_at\""]
-                .iter()
-                .map(|part| made.find(part).unwrap_or_else(|| panic!("{part} in {made}")))
-                .collect();
+        let places: Vec<_> = [
+            "\"z\": 1.50",
+            "\"version\": 9",
+            "{ \"b\": 1, \"a\": [] }",
+            "\"issued_at\"",
+            "\"not_before\"",
+            "\"expires_at\"",
+        ]
+        .iter()
+        .map(|part| made.find(part).unwrap_or_else(|| panic!("{part} in {made}")))
+        .collect();
         assert!(places.is_sorted(), "{made}");
         assert!(stamped("[1]", stamp).is_none() && stamped("{", stamp).is_none());
     }
@@ -278,7 +287,10 @@ mod tests {
         let now = Timestamp::from_millis(NOW);
         let at = |text: &str| {
             let (table, flaws) = examine(text, "prod", 6, now);
-            (table.is_some(), flaws.iter().map(|flaw| (flaw.path.clone(), flaw.problem.code())).collect::<Vec<_>>())
+            (
+                table.is_some(),
+                flaws.iter().map(|flaw| (flaw.path.clone(), flaw.problem.code())).collect::<Vec<_>>(),
+            )
         };
         assert_eq!(at(&starter()), (true, vec![]));
         let bad = starter().replace("\"default\":\"jp.example\"", "\"default\":7");
@@ -295,14 +307,14 @@ mod tests {
         #[test]
         fn no_text_makes_it_panic(text in "\\PC{0,200}", cut in 0..600_usize, with in "[\\[\\]{}\",:0-9a-z]{0,4}") {
             let now = Timestamp::from_millis(NOW);
-            examine(&text, "prod", 1, now);
-            readable(&text);
+            let _ = examine(&text, "prod", 1, now);
+            let _ = readable(&text);
             let mut table = starter();
             let cut = cut.min(table.len());
             table.replace_range(cut..(cut + 1).min(table.len()), &with);
-            examine(&table, "prod", 1, now);
-            readable(&table);
-            stamped(&table, Stamp { version: 1, now, expires_at: None });
+            let _ = examine(&table, "prod", 1, now);
+            let _ = readable(&table);
+            let _ = stamped(&table, Stamp { version: 1, now, expires_at: None });
         }
     }
 }

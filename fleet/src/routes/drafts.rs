@@ -57,7 +57,9 @@ pub enum DraftError {
         state: String,
     },
     /// A version came into force that it does not know.
-    #[error("version {in_force} came into force after this draft was begun from {base}: see what the draft would undo, then propose it over {in_force}")]
+    #[error(
+        "version {in_force} came into force after this draft was begun from {base}: see what the draft would undo, then propose it over {in_force}"
+    )]
     Outdated {
         /// What it was begun from.
         base: i64,

@@ -37,10 +37,14 @@ pub enum PublishError {
     #[error("the table is not published: {}", told(.0))]
     Flawed(Vec<Flaw>),
     /// One person alone may not publish.
-    #[error("a second operator must approve it: propose it as a draft, or sign it with a key of routes.trusted_keys")]
+    #[error(
+        "a second operator must approve it: propose it as a draft, or sign it with a key of routes.trusted_keys"
+    )]
     FourEyes,
     /// This server has no key.
-    #[error("this server signs no route tables (routes.sign): export it, sign it with `samovar-fleet route sign`, publish the envelope")]
+    #[error(
+        "this server signs no route tables (routes.sign): export it, sign it with `samovar-fleet route sign`, publish the envelope"
+    )]
     NoKey,
     /// There is no such version, or it cannot be read.
     #[error("there is no route table {0}")]

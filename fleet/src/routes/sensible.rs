@@ -1,4 +1,4 @@
-//! What this server does not publish although devices would take it: mistakes that cannot be taken back.
+//! What this server does not publish although devices would take it: mistakes that cannot be taken back. Pure.
 //!
 //! The contract's list of what devices accept is theirs and complete; these rules stand only at the door of the fleet.
 

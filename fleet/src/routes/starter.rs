@@ -7,8 +7,8 @@ use std::time::Duration;
 use samovar_wire::dsse::{self, Envelope};
 use samovar_wire::encoding::{hex, sha256};
 use samovar_wire::route::{
-    Activation, Both, CacheMode, CountryRoutes, Dns, Endpoint, Fallback, FallbackMode, OriginEntry, OriginState,
-    Pins, Service, Table,
+    Activation, Both, CacheMode, CountryRoutes, Dns, Endpoint, Fallback, FallbackMode, OriginEntry,
+    OriginState, Pins, Service, Table,
 };
 use samovar_wire::{Country, OriginId, Timestamp};
 use sea_orm::{EntityTrait as _, QuerySelect as _};

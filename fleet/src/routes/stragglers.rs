@@ -148,8 +148,7 @@ async fn versions(app: &App, devices: u64, in_force: i64) -> Result<(Vec<Having>
     if silent > 0 {
         versions.push(Having { version: None, devices: silent });
     }
-    let have_it =
-        versions.iter().filter(|one| one.version == Some(in_force)).map(|one| one.devices).sum();
+    let have_it = versions.iter().filter(|one| one.version == Some(in_force)).map(|one| one.devices).sum();
     Ok((versions, have_it))
 }
 
@@ -184,7 +183,8 @@ async fn behind(
         .await?
         .into_iter()
         .collect();
-    let mut live = live::of(&app.database, rows.iter().map(|row| (row.id.as_str(), row.activated_at))).await?;
+    let mut live =
+        live::of(&app.database, rows.iter().map(|row| (row.id.as_str(), row.activated_at))).await?;
     let told = rows.into_iter().map(|row| {
         let live = live.remove(&row.id).unwrap_or_default().live;
         let (why, detail) = why(&live, in_force);
@@ -210,9 +210,12 @@ fn why(live: &Live, in_force: i64) -> (Why, String) {
     if live.last_seen.is_none() {
         return (Why::NeverSeen, String::new());
     }
-    let refused = live.conditions.as_array().into_iter().flatten().find(|condition| {
-        condition.get("name").and_then(Value::as_str) == Some("route-table-refused")
-    });
+    let refused = live
+        .conditions
+        .as_array()
+        .into_iter()
+        .flatten()
+        .find(|condition| condition.get("name").and_then(Value::as_str) == Some("route-table-refused"));
     if let Some(refused) = refused.filter(|_| live.route_table != Some(in_force)) {
         let detail = refused.get("detail").and_then(Value::as_str).unwrap_or_default();
         return (Why::Refused, detail.to_owned());

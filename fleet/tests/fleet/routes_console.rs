@@ -23,7 +23,8 @@ impl Browser {
         let mut browser = Self { http: client(None, None), base: fleet.http(), cookie: String::new() };
         let form = format!("name={name}&password={}", password.replace(' ', "+"));
         let request = browser.http.post(format!("{}/console/sign-in", browser.base)).body(form);
-        let answer = request.header("content-type", "application/x-www-form-urlencoded").send().await.unwrap();
+        let answer =
+            request.header("content-type", "application/x-www-form-urlencoded").send().await.unwrap();
         let cookie = answer.headers()["set-cookie"].to_str().unwrap();
         browser.cookie = cookie.split(';').next().unwrap().to_owned();
         browser
@@ -34,7 +35,8 @@ impl Browser {
     }
 
     async fn post(&self, path: &str, fields: &[(&str, &str)]) -> Page {
-        let form: Vec<String> = fields.iter().map(|(name, value)| format!("{name}={}", encoded(value))).collect();
+        let form: Vec<String> =
+            fields.iter().map(|(name, value)| format!("{name}={}", encoded(value))).collect();
         let request = self.http.post(format!("{}{path}", self.base)).body(form.join("&"));
         self.send(request.header("content-type", "application/x-www-form-urlencoded")).await
     }
@@ -48,12 +50,25 @@ impl Browser {
 }
 
 fn encoded(text: &str) -> String {
-    text.bytes().map(|byte| if byte.is_ascii_alphanumeric() { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
+    text.bytes()
+        .map(
+            |byte| {
+                if byte.is_ascii_alphanumeric() {
+                    char::from(byte).to_string()
+                } else {
+                    format!("%{byte:02X}")
+                }
+            },
+        )
+        .collect()
 }
 
 /// The value of a hidden field.
 fn hidden(page: &Page, name: &str) -> String {
-    let (_, rest) = page.text.split_once(&format!("name=\"{name}\" value=\"")).unwrap_or_else(|| panic!("{name} in {}", page.text));
+    let (_, rest) = page
+        .text
+        .split_once(&format!("name=\"{name}\" value=\""))
+        .unwrap_or_else(|| panic!("{name} in {}", page.text));
     rest.split('"').next().unwrap().to_owned()
 }
 
@@ -89,8 +104,13 @@ async fn a_table_goes_from_draft_to_force_and_back_by_forms_alone() {
     table["countries"].as_object_mut().unwrap().remove("JP");
     let (text, revision) = (table.to_string(), hidden(&page, "revision"));
     let fields = |deed: &'static str, text: &str, revision: &str| {
-        [("csrf", csrf.clone()), ("do", deed.to_owned()), ("title", "drop Japan".to_owned()),
-         ("document", text.to_owned()), ("revision", revision.to_owned())]
+        [
+            ("csrf", csrf.clone()),
+            ("do", deed.to_owned()),
+            ("title", "drop Japan".to_owned()),
+            ("document", text.to_owned()),
+            ("revision", revision.to_owned()),
+        ]
     };
     let post = async |deed: &'static str, text: &str, revision: &str| {
         let fields = fields(deed, text, revision);
@@ -107,7 +127,11 @@ async fn a_table_goes_from_draft_to_force_and_back_by_forms_alone() {
     let revision = hidden(&page, "revision");
     assert_eq!(post("preview", &text, &revision).await.location, format!("{place}/preview"));
     let preview = ann.get(&format!("{place}/preview?lang=en&store=JP-0001")).await;
-    assert!(preview.text.contains("no longer served") && preview.text.contains("class=\"held\""), "{}", preview.text);
+    assert!(
+        preview.text.contains("no longer served") && preview.text.contains("class=\"held\""),
+        "{}",
+        preview.text
+    );
     assert!(preview.text.contains("JP is not in the route table"), "asked for one store");
     let senseless = ann.get(&format!("{place}/preview?at=soon")).await;
     assert_eq!(senseless.status, StatusCode::OK);
@@ -125,7 +149,10 @@ async fn a_table_goes_from_draft_to_force_and_back_by_forms_alone() {
     let back = bob.post(&older, &[("csrf", &csrf), ("reason", "too early")]).await;
     assert_eq!((back.status, back.location.as_str()), (StatusCode::SEE_OTHER, "/console/routes"));
     let current = fleet.get("/api/v1/routes/current").await.body;
-    assert!(current["version"] == version + 1 && current["document"]["countries"]["JP"].is_object(), "{current}");
+    assert!(
+        current["version"] == version + 1 && current["document"]["countries"]["JP"].is_object(),
+        "{current}"
+    );
     fleet.running.stop().await;
 }
 

@@ -34,11 +34,16 @@ fn a_table_is_written_proposed_signed_elsewhere_published_and_brought_back() {
     let (_server, _) = ready(data.as_ref(), &["--set", "routes.sign=false", "--set", &trusted]);
     let fleet = |arguments: &[&str]| {
         let mut command = program();
-        command.args(arguments).args(["--data", &data]).env("HOME", home.path()).env_remove("XDG_CONFIG_HOME");
+        command
+            .args(arguments)
+            .args(["--data", &data])
+            .env("HOME", home.path())
+            .env_remove("XDG_CONFIG_HOME");
         command.output().unwrap()
     };
     std::fs::write(path("t"), table(1, "moon").to_string()).unwrap();
-    let draft = parsed(&fleet(&["routes", "draft", "new", "--title", "first", "--file", &path("t"), "--json"]));
+    let draft =
+        parsed(&fleet(&["routes", "draft", "new", "--title", "first", "--file", &path("t"), "--json"]));
     assert_eq!(draft["flaws"][0]["path"], "/fallback/candidates/0");
     let refused = fleet(&["routes", "propose", "1"]);
     assert!(!refused.status.success() && text(&refused).contains("moon"), "{}", text(&refused));
@@ -65,7 +70,10 @@ fn a_table_is_written_proposed_signed_elsewhere_published_and_brought_back() {
     assert_eq!(told["there"]["origin"], "apac");
     let behind = parsed(&fleet(&["routes", "stragglers", "--minutes", "0", "--json"]));
     assert_eq!((&behind["devices"], &behind["due"]), (&json!(0), &json!(true)));
-    assert_eq!(parsed(&fleet(&["routes", "draft", "list", "--all", "--json"]))["drafts"].as_array().unwrap().len(), 2);
+    assert_eq!(
+        parsed(&fleet(&["routes", "draft", "list", "--all", "--json"]))["drafts"].as_array().unwrap().len(),
+        2
+    );
 }
 
 #[test]
@@ -74,7 +82,8 @@ fn two_tables_and_a_list_of_stores_are_compared_without_a_server() {
     let path = |name: &str| dir.path().join(name).display().to_string();
     std::fs::write(path("a"), table(1, "apac").to_string()).unwrap();
     std::fs::write(path("b"), table(2, "usw").to_string()).unwrap();
-    std::fs::write(path("csv"), "store,country,device,class\nJP-2,JP,POS-2,pos\nJP-1,JP,,\nDE-1,DE,,\n").unwrap();
+    std::fs::write(path("csv"), "store,country,device,class\nJP-2,JP,POS-2,pos\nJP-1,JP,,\nDE-1,DE,,\n")
+        .unwrap();
     let list = json!({"devices": [{"id": "POS-9", "store": "JP-9", "country": "JP", "class": "pos"}]});
     std::fs::write(path("json"), list.to_string()).unwrap();
     std::fs::write(path("bad"), "a,b\n1,2\n").unwrap();

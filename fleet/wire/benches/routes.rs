@@ -32,8 +32,9 @@ fn device(number: usize) -> String {
 
 /// A table with a pin for each of the first devices, a split and a fallback.
 fn table(version: u64, apac: u32) -> Value {
-    let pins: Vec<Value> =
-        (0..PINS).map(|n| json!({ "ids": [format!("device:{}", device(n * 3))], "origin": "apac" })).collect();
+    let pins: Vec<Value> = (0..PINS)
+        .map(|n| json!({ "ids": [format!("device:{}", device(n * 3))], "origin": "apac" }))
+        .collect();
     json!({
         "schema": 1, "environment": "prod", "version": version, "issued_at": "2026-11-20T00:00:00.000Z",
         "not_before": "2026-11-20T00:00:00.000Z", "expires_at": "2026-12-20T00:00:00.000Z",
@@ -88,7 +89,9 @@ fn choices(table: &Table, facts: &Facts<'_>) {
     let (store, country) = ("US-000777".parse().unwrap(), "US".parse().unwrap());
     let pinned: Vec<DeviceId> = (0..1000).map(|n| device(n * 30).parse().unwrap()).collect();
     let free: Vec<DeviceId> = (0..1000).map(|n| device(n * 30 + 1).parse().unwrap()).collect();
-    for (what, devices) in [("choice at 10,000 pins, pinned", &pinned), ("choice at 10,000 pins, by split", &free)] {
+    for (what, devices) in
+        [("choice at 10,000 pins, pinned", &pinned), ("choice at 10,000 pins, by split", &free)]
+    {
         let took = each(20_000, |number| {
             let device = &devices[number % devices.len()];
             let query = Query {

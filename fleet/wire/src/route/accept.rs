@@ -5,9 +5,9 @@
 
 use super::consistent::flaws;
 use super::table::Table;
+use crate::Timestamp;
 use crate::dsse::{self, Envelope, OpenError, TrustedKeys};
 use crate::encoding::sha256;
-use crate::Timestamp;
 
 /// Largest table, in bytes of the signed payload.
 pub const MAX_TABLE_BYTES: usize = 1024 * 1024;

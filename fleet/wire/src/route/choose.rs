@@ -322,14 +322,17 @@ impl<'a> Look<'a> {
                 missed = Some(format!("the switch of {country} to {} ended at {until}", emergency.origin));
                 continue;
             }
-            let detail = format!("{country} is switched to {}{}", emergency.origin, because(&emergency.reason));
+            let detail =
+                format!("{country} is switched to {}{}", emergency.origin, because(&emergency.reason));
             let origin = std::slice::from_ref(&emergency.origin);
             match self.usable(Rule::Emergency, origin, detail) {
                 Some(hit) => return Some(hit),
                 None => missed = Some(String::new()),
             }
         }
-        self.missed(Rule::Emergency, missed, || ["no emergency for ", country.as_str(), "/", service.as_str()].concat());
+        self.missed(Rule::Emergency, missed, || {
+            ["no emergency for ", country.as_str(), "/", service.as_str()].concat()
+        });
         None
     }
 
@@ -351,7 +354,8 @@ impl<'a> Look<'a> {
         let mut missed = None;
         for pin in table.pins.of(&id) {
             if !names_service(&pin.services, self.query.service) {
-                missed = Some(format!("{id} is pinned to {} for {} only", pin.origin, pin.services.join(", ")));
+                missed =
+                    Some(format!("{id} is pinned to {} for {} only", pin.origin, pin.services.join(", ")));
             } else if let Some(until) = self.ended(pin.until) {
                 missed = Some(format!("the pin of {id} to {} ended at {until}", pin.origin));
             } else {
@@ -417,7 +421,8 @@ impl<'a> Look<'a> {
     /// The fallback's origins in the order of preference; without candidates those of the residency.
     fn fallback_order(&self) -> Vec<&'a OriginId> {
         let (table, fallback) = (self.table, &self.table.fallback);
-        let mut order: Vec<&'a OriginId> = match (fallback.candidates.is_empty(), fallback.shares.is_empty()) {
+        let mut order: Vec<&'a OriginId> = match (fallback.candidates.is_empty(), fallback.shares.is_empty())
+        {
             (false, _) => table.fallback.candidates.iter().collect(),
             (true, false) => table.fallback.shares.iter().map(|share| &share.origin).collect(),
             (true, true) => self.allowed.iter().collect(),
@@ -494,9 +499,7 @@ impl<'a> Look<'a> {
             Some(at) => {
                 (RuleResult::Applied, [first, " is down: ", order[at].as_str(), " takes over"].concat())
             }
-            None => {
-                (RuleResult::PassedOver, ["nothing is healthy: ", first, " is kept and probed"].concat())
-            }
+            None => (RuleResult::PassedOver, ["nothing is healthy: ", first, " is kept and probed"].concat()),
         };
         self.note(Rule::Residency, RuleResult::Applied, allowed(self.allowed));
         self.note(Rule::Health, result, detail);

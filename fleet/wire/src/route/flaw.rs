@@ -128,18 +128,24 @@ impl Problem {
     pub fn message(&self) -> Both {
         match self {
             Self::Unreadable(why) => both(format!("cannot be read: {why}"), format!("无法解析：{why}")),
-            Self::TooLarge(bytes) => both(format!("is too large: {bytes} bytes"), format!("过大：{bytes} 字节")),
-            Self::Schema(found) => both(format!("has schema {found}, not 1"), format!("schema 为 {found}，应为 1")),
+            Self::TooLarge(bytes) => {
+                both(format!("is too large: {bytes} bytes"), format!("过大：{bytes} 字节"))
+            }
+            Self::Schema(found) => {
+                both(format!("has schema {found}, not 1"), format!("schema 为 {found}，应为 1"))
+            }
             Self::Environment { found, expected } => both(
                 format!("is for environment `{found}`, this fleet is `{expected}`"),
                 format!("环境为 `{found}`，本平台为 `{expected}`"),
             ),
-            Self::UnknownOrigin(origin) => {
-                both(format!("names origin {origin}, which is not in the table"), format!("引用了表中不存在的源站 {origin}"))
-            }
-            Self::UnknownCountry(country) => {
-                both(format!("names country {country}, which is not in the table"), format!("引用了表中不存在的国家 {country}"))
-            }
+            Self::UnknownOrigin(origin) => both(
+                format!("names origin {origin}, which is not in the table"),
+                format!("引用了表中不存在的源站 {origin}"),
+            ),
+            Self::UnknownCountry(country) => both(
+                format!("names country {country}, which is not in the table"),
+                format!("引用了表中不存在的国家 {country}"),
+            ),
             Self::OutsideResidency(origin) => both(
                 format!("names origin {origin}, which is outside its residency"),
                 format!("源站 {origin} 不在该国家的数据驻留范围内"),
@@ -148,9 +154,10 @@ impl Problem {
                 format!("widens the residency of its country by {origin}"),
                 format!("服务的驻留范围超出所属国家：{origin}"),
             ),
-            Self::EmptyResidency => {
-                both("has an empty residency, so that no order could be sent anywhere", "驻留范围为空，订单将无处可发")
-            }
+            Self::EmptyResidency => both(
+                "has an empty residency, so that no order could be sent anywhere",
+                "驻留范围为空，订单将无处可发",
+            ),
             Self::Shares(total) => both(
                 format!("has shares that add up to {total}, not {BASIS_POINTS}"),
                 format!("份额合计为 {total}，应为 {BASIS_POINTS}"),
@@ -159,18 +166,20 @@ impl Problem {
                 format!("has endpoints that share {total} basis points, not {BASIS_POINTS}"),
                 format!("各接入点份额合计为 {total}，应为 {BASIS_POINTS}"),
             ),
-            Self::ShadowShare => {
-                both(format!("is more than {BASIS_POINTS} basis points"), format!("超过 {BASIS_POINTS} 个基点"))
-            }
+            Self::ShadowShare => both(
+                format!("is more than {BASIS_POINTS} basis points"),
+                format!("超过 {BASIS_POINTS} 个基点"),
+            ),
             Self::NoEndpoint => both("has no endpoint", "没有接入点"),
             Self::NoDefaultDomain => both("has no default domain", "缺少 default 域名"),
             Self::PinId(id) => both(
                 format!("names `{id}`, which must begin with store:, device: or user:"),
                 format!("`{id}` 必须以 store:、device: 或 user: 开头"),
             ),
-            Self::NotHost(text) => {
-                both(format!("names `{text}`, which is not a host name"), format!("`{text}` 不是有效的主机名"))
-            }
+            Self::NotHost(text) => both(
+                format!("names `{text}`, which is not a host name"),
+                format!("`{text}` 不是有效的主机名"),
+            ),
             Self::Port => both("has port 0, which leads nowhere", "端口为 0，无法连接"),
             Self::Expired(at) => both(format!("expired at {at}"), format!("已于 {at} 过期")),
             Self::VersionJump { version, in_force } => both(
@@ -184,17 +193,16 @@ impl Problem {
     #[must_use]
     pub fn advice(&self) -> Both {
         match self {
-            Self::Unreadable(_) => {
-                both("Correct the JSON at this place.", "请修正此处的 JSON。")
-            }
+            Self::Unreadable(_) => both("Correct the JSON at this place.", "请修正此处的 JSON。"),
             Self::TooLarge(_) => both(
                 "Devices accept 1 MiB: gather IDs with the same target into one pin.",
                 "设备最多接受 1 MiB：请把目标相同的 ID 合并为一条固定规则。",
             ),
             Self::Schema(_) => both("Set schema to 1.", "请将 schema 设为 1。"),
-            Self::Environment { expected, .. } => {
-                both(format!("Set environment to `{expected}`."), format!("请将 environment 设为 `{expected}`。"))
-            }
+            Self::Environment { expected, .. } => both(
+                format!("Set environment to `{expected}`."),
+                format!("请将 environment 设为 `{expected}`。"),
+            ),
             Self::UnknownOrigin(_) => both(
                 "Add it under origins, or name one that is there.",
                 "请在 origins 中添加该源站，或改用已有的源站。",
@@ -204,7 +212,9 @@ impl Problem {
                 "请在 countries 中添加该国家，或删除此规则。",
             ),
             Self::OutsideResidency(origin) | Self::Widens(origin) => both(
-                format!("Add {origin} to the country's residency if its data may be there, or name another origin."),
+                format!(
+                    "Add {origin} to the country's residency if its data may be there, or name another origin."
+                ),
                 format!("如允许数据存放于 {origin}，请加入该国家的 residency；否则请改用其他源站。"),
             ),
             Self::EmptyResidency => {
@@ -214,20 +224,29 @@ impl Problem {
                 format!("Change the basis points until they add up to {BASIS_POINTS}."),
                 format!("请调整 basis_points，使合计为 {BASIS_POINTS}。"),
             ),
-            Self::ShadowShare => both(format!("Use 0 to {BASIS_POINTS}."), format!("请使用 0 到 {BASIS_POINTS}。")),
-            Self::NoEndpoint => both("Add an endpoint with host and port.", "请添加包含 host 和 port 的接入点。"),
+            Self::ShadowShare => {
+                both(format!("Use 0 to {BASIS_POINTS}."), format!("请使用 0 到 {BASIS_POINTS}。"))
+            }
+            Self::NoEndpoint => {
+                both("Add an endpoint with host and port.", "请添加包含 host 和 port 的接入点。")
+            }
             Self::NoDefaultDomain => {
                 both("Add a domain under the key `default`.", "请添加键为 `default` 的域名。")
             }
-            Self::PinId(_) => both("Write the kind before the ID, such as store:US-0001.", "请在 ID 前写明类型，例如 store:US-0001。"),
-            Self::NotHost(_) => {
-                both("Use a bare name or address, without scheme and path.", "请只写主机名或地址，不含协议和路径。")
-            }
+            Self::PinId(_) => both(
+                "Write the kind before the ID, such as store:US-0001.",
+                "请在 ID 前写明类型，例如 store:US-0001。",
+            ),
+            Self::NotHost(_) => both(
+                "Use a bare name or address, without scheme and path.",
+                "请只写主机名或地址，不含协议和路径。",
+            ),
             Self::Port => both("Use 1 to 65535.", "请使用 1 到 65535。"),
             Self::Expired(_) => both("Set expires_at to a time to come.", "请将 expires_at 设为将来的时间。"),
-            Self::VersionJump { .. } => {
-                both("Use the next version: numbers that are used up do not come back.", "请使用下一个版本号：用掉的版本号无法收回。")
-            }
+            Self::VersionJump { .. } => both(
+                "Use the next version: numbers that are used up do not come back.",
+                "请使用下一个版本号：用掉的版本号无法收回。",
+            ),
         }
     }
 }

@@ -47,7 +47,8 @@ const ALL: Page<'static> = Page { offset: 0, limit: usize::MAX, country: None };
 #[test]
 fn what_moves_is_counted_by_origin_and_country_and_told_with_its_reason() {
     let mut after = example();
-    after["pins"] = json!([{ "ids": ["store:US-0003", "device:POS-JP-0001-0"], "origin": "apac", "reason": "trial" }]);
+    after["pins"] =
+        json!([{ "ids": ["store:US-0003", "device:POS-JP-0001-0"], "origin": "apac", "reason": "trial" }]);
     let mut all = tills("JP", 3, 2);
     all.extend(tills("US", 5, 2));
     let seen = look(Some(&example()), &after, &all, ALL);
@@ -108,10 +109,8 @@ fn a_preview_agrees_with_asking_for_each_till_alone() {
         "shares": [{ "origin": "us-west", "basis_points": 5000 }, { "origin": "apac", "basis_points": 5000 }] }]);
     let all = tills("US", 100, 2);
     let seen = look(Some(&example()), &after, &all, ALL);
-    let facts =
-        Facts { now: None, health: &|_| Health::Up, nearest: None, scheme: Scheme::Https };
-    let (table, service, class) =
-        (table(&after), "orders".parse().unwrap(), "pos".parse().unwrap());
+    let facts = Facts { now: None, health: &|_| Health::Up, nearest: None, scheme: Scheme::Https };
+    let (table, service, class) = (table(&after), "orders".parse().unwrap(), "pos".parse().unwrap());
     let alone = all.iter().filter(|till| {
         let query = Query {
             service: &service,
