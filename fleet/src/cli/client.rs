@@ -134,6 +134,15 @@ impl Client {
         self.ask(Method::POST, path, Some(body.to_string())).await
     }
 
+    /// Approves something, if it still is what was looked at.
+    pub(super) async fn approve(&self, path: &str, revision: Option<i64>) -> Result<Value> {
+        let mut request = self.http.post(format!("{}{path}", self.server));
+        if let Some(revision) = revision {
+            request = request.header(http::header::IF_MATCH, format!("\"{revision}\""));
+        }
+        self.answer(request, None).await
+    }
+
     /// Replaces something that must not have changed since `tag` (its `ETag`).
     pub(super) async fn replace(&self, path: &str, tag: &str, body: &Value) -> Result<Value> {
         let request = self.http.request(Method::PUT, format!("{}{path}", self.server));

@@ -90,6 +90,9 @@ pub(super) enum Routes {
     Approve {
         /// The draft
         draft: i64,
+        /// The revision that you have looked at; whatever it is unless it is named
+        #[arg(long)]
+        revision: Option<i64>,
         #[command(flatten)]
         target: Target,
     },
@@ -270,9 +273,10 @@ pub(super) async fn run(routes: Routes) -> Result<()> {
             Ok(())
         }
         Routes::Withdraw { draft, target } => act(&target, &format!("drafts/{draft}/withdraw")).await,
-        Routes::Approve { draft, target } => {
+        Routes::Approve { draft, revision, target } => {
             let path = format!("/api/v1/routes/drafts/{draft}/approve");
-            let answer = Client::find(&target).await?.ask(Method::POST, &path, None).await?;
+            let client = Client::find(&target).await?;
+            let answer = client.approve(&path, revision).await?;
             told_table(&target, &answer);
             Ok(())
         }

@@ -83,7 +83,9 @@ pub(super) async fn change(
     };
     let mut found = drafts::find(&app.database, id).await.map_err(|error| inner(&error))?;
     let problem = match &error {
-        DraftError::Stale { .. } => visitor.speech.language.words().stale_draft.to_owned(),
+        DraftError::Stale { .. } if given.deed != "approve" => {
+            visitor.speech.language.words().stale_draft.to_owned()
+        }
         // Told below, each with its place.
         DraftError::Flawed(_) => String::new(),
         other => other.to_string(),
@@ -101,7 +103,9 @@ async fn act(app: &App, id: i64, given: &Given, by: &str) -> Result<String, Draf
     match given.deed.as_str() {
         "withdraw" => drafts::put_aside(app, id, DRAFT, by).await.map(|_| here),
         "discard" => drafts::put_aside(app, id, DISCARDED, by).await.map(|_| "/console/routes".to_owned()),
-        "approve" => drafts::approve(app, id, by).await.map(|row| format!("/console/routes/{}", row.version)),
+        "approve" => drafts::approve(app, (id, Some(given.revision)), by)
+            .await
+            .map(|row| format!("/console/routes/{}", row.version)),
         deed => {
             let place = (id, given.revision);
             let saved = drafts::edit(app, place, Some(given.title.trim()), Some(&given.document), by).await?;

@@ -262,20 +262,21 @@ async fn withdraw(
     answer(&app, StatusCode::OK, &made.map_err(|error| refused(&error))?).await
 }
 
-/// Approves a proposal: it is signed and comes into force.
+/// Approves a proposal: it is signed and comes into force. `If-Match` says which revision was looked at.
 #[utoipa::path(post, path = "/api/v1/routes/drafts/{id}/approve", tag = "routes", params(("id" = i64, Path)),
     responses((status = 201, body = TableView), (status = 401),
         (status = 403, description = "its author may not approve it (four-eyes)"), (status = 404),
         (status = 409, description = "it is not proposed, its version is taken, or this server signs none"),
-        (status = 422)))]
+        (status = 412, description = "it is not what was looked at"), (status = 422)))]
 async fn approve(
     State(app): State<App>,
     operator: Operator,
     Path(id): Path<i64>,
+    headers: HeaderMap,
 ) -> Result<(StatusCode, Json<TableView>), Failure> {
     operator.needs(Role::Netops)?;
-    let made = drafts::approve(&app, id, &operator.name).await.map_err(|error| refused(&error))?;
-    Ok((StatusCode::CREATED, Json(view(&made))))
+    let made = drafts::approve(&app, (id, if_match(&headers)?), &operator.name).await;
+    Ok((StatusCode::CREATED, Json(view(&made.map_err(|error| refused(&error))?))))
 }
 
 async fn answer(app: &App, status: StatusCode, row: &route_draft::Model) -> Result<Response, Failure> {

@@ -269,14 +269,22 @@ pub async fn put_aside(
     Ok(made)
 }
 
-/// Approves a proposal: it is signed here and comes into force.
+/// Approves a proposal: it is signed here and comes into force. `revision` is the one that the approver has looked at:
+/// what was taken back, changed and proposed again in the meantime is not approved unseen.
 ///
 /// # Errors
-/// [`DraftError::OwnWork`] under four eyes, [`DraftError::State`], [`DraftError::Publish`].
-pub async fn approve(app: &App, id: i64, by: &str) -> Result<route_table::Model, DraftError> {
+/// [`DraftError::OwnWork`] under four eyes, [`DraftError::State`], [`DraftError::Stale`], [`DraftError::Publish`].
+pub async fn approve(
+    app: &App,
+    (id, revision): (i64, Option<i64>),
+    by: &str,
+) -> Result<route_table::Model, DraftError> {
     let found = find(&app.database, id).await?;
     if found.state != PROPOSED {
         return Err(DraftError::State { id, state: found.state });
+    }
+    if revision.is_some_and(|revision| revision != found.revision) {
+        return Err(DraftError::Stale { revision: found.revision, by: found.updated_by });
     }
     if app.config.routes.four_eyes && is_author(&found, by) {
         return Err(DraftError::OwnWork(by.to_owned()));

@@ -115,6 +115,9 @@ async fn a_draft_is_edited_by_one_proposed_and_approved_by_another_and_everythin
         );
         let own = fleet.api(&ann, Method::POST, &format!("{path}/approve"), None).await;
         assert_eq!((own.status, own.slug()), (StatusCode::FORBIDDEN, "four-eyes"));
+        let unseen = [("if-match", tag)];
+        let unseen = ask(&fleet, &bob, Method::POST, &format!("{path}/approve"), &unseen, json!({})).await;
+        assert_eq!((unseen.status, unseen.slug()), (StatusCode::PRECONDITION_FAILED, "stale"));
         let approved = fleet.api(&bob, Method::POST, &format!("{path}/approve"), None).await;
         assert_eq!(approved.status, StatusCode::CREATED, "{}", approved.body);
         assert_eq!(

@@ -138,10 +138,17 @@ async fn a_table_goes_from_draft_to_force_and_back_by_forms_alone() {
     assert!(senseless.text.contains("role=\"alert\""));
     let revision = hidden(&ann.get(&place).await, "revision");
     assert_eq!(post("propose", &text, &revision).await.location, place);
-    let own = ann.post(&place, &[("csrf", &csrf), ("do", "approve")]).await;
+    let revision = hidden(&ann.get(&place).await, "revision");
+    let own = ann.post(&place, &[("csrf", &csrf), ("do", "approve"), ("revision", &revision)]).await;
     assert!(own.status == StatusCode::CONFLICT && own.text.contains("another operator"), "{}", own.text);
     let csrf = hidden(&bob.get(&place).await, "csrf");
-    let approved = bob.post(&place, &[("csrf", &csrf), ("do", "approve")]).await;
+    let unseen = bob.post(&place, &[("csrf", &csrf), ("do", "approve"), ("revision", "1")]).await;
+    assert!(
+        unseen.status == StatusCode::CONFLICT && unseen.text.contains("look at it again"),
+        "{}",
+        unseen.text
+    );
+    let approved = bob.post(&place, &[("csrf", &csrf), ("do", "approve"), ("revision", &revision)]).await;
     assert_eq!(approved.status, StatusCode::SEE_OTHER, "{}", approved.text);
     let version: u64 = approved.location.rsplit('/').next().unwrap().parse().unwrap();
     assert!(bob.get(&approved.location).await.text.contains("countries removed: JP"));
