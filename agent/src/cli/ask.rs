@@ -40,12 +40,15 @@ pub(super) enum AskError {
     /// It said no.
     #[error("{0}")]
     Refused(String),
+    /// It tried, and what came of it is worth showing all the same.
+    #[error("{why}")]
+    Failed { shown: String, why: String },
 }
 
 impl AskError {
     pub(super) const fn exit_code(&self) -> u8 {
         match self {
-            Self::Refused(_) => 1,
+            Self::Refused(_) | Self::Failed { .. } => 1,
             Self::NotRunning(_) | Self::Unreachable { .. } => 5,
         }
     }

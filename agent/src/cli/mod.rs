@@ -172,7 +172,12 @@ fn told(result: Result<String, ask::AskError>) -> u8 {
             say(&text);
             0
         }
-        Err(error) => failed(&error.to_string(), error.exit_code()),
+        Err(error) => {
+            if let ask::AskError::Failed { shown, .. } = &error {
+                say(shown);
+            }
+            failed(&error.to_string(), error.exit_code())
+        }
     }
 }
 

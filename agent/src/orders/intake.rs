@@ -3,7 +3,7 @@
 //! A 2xx for a new order is given after its commit. Without the token of the device a caller sees records without
 //! their bodies, which may hold personal data.
 
-use super::ledger::{Accepted, Intervention, Ledger, LedgerError, NewOrder, Receipt, Record, State};
+use super::ledger::{Accepted, Intervention, LEFT, Ledger, LedgerError, NewOrder, Receipt, Record, State};
 use super::order::{InvalidOrder, Order};
 use super::run::{Events, InFlight};
 use crate::clock::wall;
@@ -18,7 +18,7 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderValue, StatusCode};
 use samovar_wire::encoding::hex;
 use samovar_wire::orders::{HEADER_IDEMPOTENCY_KEY, MAX_BATCH_ORDERS, MAX_BODY_BYTES, OrdersSummary};
-use samovar_wire::{Country, Timestamp};
+use samovar_wire::{Country, OriginId, Timestamp};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
@@ -310,13 +310,18 @@ fn stored(receipt: &Receipt) -> ReceiptView<'_> {
 fn history(record: &Record) -> Vec<Value> {
     let mut history = vec![json!({ "at": record.receipt.accepted_at, "what": "accepted" })];
     if let Some(at) = record.first_sent_at {
-        history.push(json!({ "at": at, "what": "sent", "origin": record.origin }));
+        history.push(json!({ "at": at, "what": "sent", "origin": sent_to(record, at) }));
     }
     if let Some(at) = record.sent_at.filter(|at| Some(*at) != record.first_sent_at) {
-        history
-            .push(json!({ "at": at, "what": "sent", "origin": record.origin, "attempts": record.attempts }));
+        let origin = sent_to(record, at);
+        history.push(json!({ "at": at, "what": "sent", "origin": origin, "attempts": record.attempts }));
     }
     for entry in &record.audit {
+        if entry.what == LEFT {
+            history
+                .push(json!({ "at": entry.at, "what": LEFT, "origin": entry.who, "detail": entry.reason }));
+            continue;
+        }
         history.push(json!({ "at": entry.at, "what": entry.what, "who": entry.who, "reason": entry.reason }));
     }
     if let Some(at) = record.closed_at {
@@ -326,6 +331,12 @@ fn history(record: &Record) -> Vec<Value> {
     }
     history.sort_by_key(|entry| entry["at"].as_str().map(str::to_owned));
     history
+}
+
+/// The origin that an order went to at some time: the one it left next, or else the one it is bound to.
+fn sent_to(record: &Record, at: Timestamp) -> Option<&str> {
+    let left = record.audit.iter().find(|entry| entry.what == LEFT && at <= entry.at);
+    left.map(|entry| entry.who.as_str()).or_else(|| record.origin.as_ref().map(OriginId::as_str))
 }
 
 fn refused(invalid: &InvalidOrder) -> Failure {

@@ -206,6 +206,54 @@ async fn only_what_this_origin_recorded_for_this_device_and_ledger_is_compared()
     fleet.running.stop().await;
 }
 
+/// Of `SAMOVAR_GAP_ORDERS` orders, 3,000 unless told otherwise.
+#[tokio::test(flavor = "multi_thread")]
+async fn comparisons_of_everything_keep_no_order_waiting() {
+    let count = std::env::var("SAMOVAR_GAP_ORDERS").map_or(3_000, |count| count.parse().unwrap());
+    for backend in backends() {
+        let limits = ["intake.device_orders_per_s=1000000", "intake.device_requests_per_s=10000"];
+        let settings = [limits[0], limits[1], "intake.device_reconciles_per_min=100000"];
+        let orders = orders(count);
+        let (fleet, device) = settled(backend, &settings, &orders).await;
+        let other = fleet.device("US-0001", "POS-US-0002").await;
+        let wide: Vec<_> = (orders.chunks(4_096).zip(0..))
+            .map(|(some, part)| range(part * 4_096 + 1, part * 4_096 + 4_096, some))
+            .collect();
+        let begun = std::time::Instant::now();
+        let answer = ask(&fleet, &device, LEDGER, json!(wide)).await;
+        assert!(answer.as_array().unwrap().iter().all(|range| range["match"] == true), "{answer}");
+        let alone = begun.elapsed();
+        let done = std::sync::atomic::AtomicBool::new(false);
+        let comparing = async {
+            let mut passes = 0;
+            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                ask(&fleet, &device, LEDGER, json!(wide)).await;
+                passes += 1;
+            }
+            passes
+        };
+        let selling = async {
+            let mut waits = Vec::new();
+            for n in 1..=50 {
+                let begun = std::time::Instant::now();
+                let sent = batch(&[order(&format!("live-{n}"), n, "{}")]);
+                assert_eq!(statuses(&other.send(&fleet.https(), &sent).await), ["settled"]);
+                waits.push(begun.elapsed());
+            }
+            done.store(true, std::sync::atomic::Ordering::Relaxed);
+            waits.sort_unstable();
+            waits
+        };
+        let (passes, waits) = futures_util::future::join(comparing, selling).await;
+        println!(
+            "{backend:?}: {count} orders compared in {alone:?}; {passes} times more while 50 orders came,"
+        );
+        println!("which took {:?} in the middle and {:?} at most", waits[25], waits[49]);
+        assert!(waits[49] < std::time::Duration::from_secs(5), "{waits:?}");
+        fleet.running.stop().await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_comparison_is_as_guarded_as_a_batch() {
     let token = "0123456789abcdef-token";

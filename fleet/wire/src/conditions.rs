@@ -176,7 +176,7 @@ conditions! {
     /// An origin has orders of this device that the device does not know.
     OrdersUnknownToDevice = "orders-unknown-to-device", Warning, None, 0,
         staff { "Nothing to do here; head office has been told.", "门店无需处理；总部已收到通知。" },
-        technician { "The origin has orders of this ledger that the device does not know: was the device restored from a copy? Nothing is changed.", "源站存有本机账本中不存在的订单：本机是否由备份恢复？系统未做任何改动。" };
+        technician { "The origin has orders of this ledger that the device does not know (keys in the detail). After a restore from a copy they are sales made before it: they are safe at the origin, do not enter them again. Without a restore, look for a second device with this identity. Nothing is changed.", "源站存有本机账本中不存在的订单（详情列出单号）。若本机由备份恢复，这些是恢复前的销售，源站已保存，请勿重新录入；若未恢复过，请检查是否有另一台设备使用同一身份。系统未做任何改动。" };
     /// Orders cannot be compared with an origin.
     OriginDoesNotReconcile = "origin-does-not-reconcile", Info, None, 0,
         staff { "Nothing to do here; orders are sent as usual.", "门店无需处理；订单照常发送。" },

@@ -89,6 +89,9 @@ pub struct ReconcileState {
     /// Why the last pass did not come to its end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_error: Option<String>,
+    /// Why nothing is compared, when nothing need be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_compared: Option<String>,
 }
 
 /// Who a device is.

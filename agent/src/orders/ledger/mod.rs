@@ -20,7 +20,7 @@ mod writes;
 
 pub use model::{
     Accepted, AuditEntry, Backlog, CONFLICT, Change, ChangeTo, DAMAGED, Facts, Group, Head, Hold,
-    Intervention, KEY_REUSED, NewOrder, Outgoing, Receipt, Record, State, UNREADABLE, Waiting, summary,
+    Intervention, KEY_REUSED, LEFT, NewOrder, Outgoing, Receipt, Record, State, UNREADABLE, Waiting, summary,
 };
 pub use reconcile::{
     Extent, Mark, Outstanding, PassNote, Places, Resent, ResentOrder, SettledOrder, bucket_of,
