@@ -218,6 +218,7 @@ async fn a_gap_of_days_is_closed_while_new_orders_pass_at_once() -> Result<()> {
     tokio::pin!(closing);
     while closed_in.is_none() {
         let number = format!("live-{live}");
+        keys.push(number.clone());
         let one = async {
             let begun = Instant::now();
             let id = accepted(shop.agent.api(), &sale(&number)).await?;
@@ -232,7 +233,6 @@ async fn a_gap_of_days_is_closed_while_new_orders_pass_at_once() -> Result<()> {
             }
         };
         slowest = slowest.max(took);
-        keys.push(number);
         live += 1;
     }
     let closed_in = closed_in.unwrap_or_default();

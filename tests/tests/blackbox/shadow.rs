@@ -140,7 +140,7 @@ async fn the_real_intake_judges_copies_and_records_none() -> Result<()> {
         .origin("us-next", address(&next)?)
         .with("/shadow", json!([rule]))?
         .with("/fallback/candidates", json!(["us-west"]))?;
-    let agent = Agent::setup().table(&table).set(format!("origin.token={TOKEN}")).start().await?;
+    let agent = Agent::setup().table(&table).set(&format!("origin.token={TOKEN}")).start().await?;
     let keys = place_many(agent.api(), "S", 40).await?;
     settled(&agent, 40, AFTER_RETRY).await?;
     counted(&agent, "same", 39).await?;
