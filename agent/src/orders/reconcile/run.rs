@@ -220,9 +220,10 @@ impl Reconciler {
     }
 
     async fn demanded(&self, demand: Demand, memory: &mut Memory) {
-        let refused = match self.sender.borrow().is_some() {
-            false => Some(Refused::NotActivated),
-            true => (memory.waiting.len() >= DEMANDS).then_some(Refused::Busy),
+        let refused = if self.sender.borrow().is_none() {
+            Some(Refused::NotActivated)
+        } else {
+            (memory.waiting.len() >= DEMANDS).then_some(Refused::Busy)
         };
         if let Some(refused) = refused {
             let _ = demand.reply.send(Err(refused));
