@@ -14,6 +14,7 @@ use crate::store;
 use axum::body::Body;
 use http::{Method, Request, StatusCode};
 use http_body_util::BodyExt;
+use samovar_wire::plain;
 use samovar_wire::problem::Problem;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -34,6 +35,12 @@ pub(super) enum AskError {
     /// None runs there.
     #[error("no agent is running on {0}: start it, or name its directory with --data")]
     NotRunning(PathBuf),
+    /// Whether one runs cannot be told.
+    #[error("cannot tell whether an agent runs on {data}: {why}")]
+    Hidden { data: PathBuf, why: String },
+    /// None runs, and the ledger it left does not open.
+    #[error("no agent is running on {data}, and its ledger cannot be opened here: {why}")]
+    LedgerClosed { data: PathBuf, why: String },
     /// It cannot be reached.
     #[error("the agent at {url} cannot be reached, start it if it does not run: {why}")]
     Unreachable { url: String, why: String },
@@ -46,7 +53,8 @@ impl AskError {
     pub(super) const fn exit_code(&self) -> u8 {
         match self {
             Self::Refused(_) => 1,
-            Self::NotRunning(_) | Self::Unreachable { .. } => 5,
+            Self::LedgerClosed { .. } => 4,
+            Self::NotRunning(_) | Self::Hidden { .. } | Self::Unreachable { .. } => 5,
         }
     }
 }
@@ -65,10 +73,10 @@ impl Agent {
     }
 
     async fn ask(&self, method: Method, path: &str, body: Option<Value>) -> Result<Value, AskError> {
-        let run = data_dir::read_run(&self.data).ok().flatten();
-        let answer = match run {
-            Some(run) => self.ask_running(&run, method.clone(), path, body.as_ref()).await,
-            None => Err(AskError::NotRunning(self.data.clone())),
+        let answer = match data_dir::read_run(&self.data) {
+            Ok(Some(run)) => self.ask_running(&run, method.clone(), path, body.as_ref()).await,
+            Ok(None) => Err(AskError::NotRunning(self.data.clone())),
+            Err(error) => Err(AskError::Hidden { data: self.data.clone(), why: explain(&error) }),
         };
         match answer {
             // A run.json may have been left behind by an agent that was killed.
@@ -97,7 +105,13 @@ impl Agent {
         // Nothing is accepted here, so no key is made; the keys that are there open bodies.
         let settings =
             LedgerSettings { encrypt_bodies: false, ..assemble::ledger_settings(&self.data, &config) };
-        let ledger = Ledger::open(settings, heartbeat).ok()?;
+        let ledger = match Ledger::open(settings, heartbeat) {
+            Ok(ledger) => ledger,
+            Err(error) => {
+                let (data, why) = (self.data.clone(), explain(&error));
+                return Some(Err(AskError::LedgerClosed { data, why }));
+            }
+        };
         let router = intake::routes(Intake {
             ledger,
             home: Arc::new(|| None),
@@ -131,8 +145,8 @@ impl Agent {
         let unreachable = |why: String| AskError::Unreachable { url: run.local_api.clone(), why };
         let client = reqwest::Client::builder().no_proxy().timeout(DEADLINE).build();
         let mut request = client.map_err(|error| unreachable(explain(&error)))?.request(method, url);
-        let token = store::read(&self.data.join("local.token")).ok().flatten();
-        if let Some(token) = token.and_then(|bytes| String::from_utf8(bytes).ok()) {
+        let token = store::read(&self.data.join("local.token"));
+        if let Some(token) = token.as_ref().ok().and_then(|bytes| String::from_utf8(bytes.clone()?).ok()) {
             request = request.bearer_auth(token.trim());
         }
         if let Some(body) = body {
@@ -143,7 +157,13 @@ impl Agent {
         let bytes = crate::net::read_limited(response, 64 * 1024 * 1024, DEADLINE)
             .await
             .map_err(|error| unreachable(explain(&error)))?;
-        answered(status, &bytes)
+        match (token, status) {
+            (Err(error), StatusCode::UNAUTHORIZED) => Err(AskError::Refused(format!(
+                "{}: do this as root or as a member of the group samovar-tech",
+                explain(&error)
+            ))),
+            _ => answered(status, &bytes),
+        }
     }
 }
 
@@ -155,7 +175,8 @@ fn answered(status: StatusCode, bytes: &[u8]) -> Result<Value, AskError> {
     }
     let problem = serde_json::from_slice::<Problem>(bytes).ok().filter(|problem| !problem.detail.is_empty());
     Err(AskError::Refused(
-        problem.map_or_else(|| format!("HTTP {}", status.as_u16()), |problem| problem.detail),
+        problem
+            .map_or_else(|| format!("the agent answered HTTP {}", status.as_u16()), |problem| problem.detail),
     ))
 }
 
@@ -174,6 +195,52 @@ pub(super) fn segment(text: &str) -> String {
 
 /// A text field, or a dash. What came from outside must not steer the terminal or break the row.
 pub(super) fn text(value: &Value, pointer: &str) -> String {
-    let text = value.pointer(pointer).and_then(Value::as_str).unwrap_or("-");
-    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+    plain::cell(value.pointer(pointer).and_then(Value::as_str).unwrap_or("-")).into_owned()
+}
+
+/// An answer as `--json` prints it.
+pub(super) fn json(answer: &Value) -> String {
+    plain::json(&format!("{answer:#}")).into_owned()
+}
+
+/// Why something is done: kept in the audit log, so it must say something.
+pub(super) fn reason(text: &str) -> Result<String, &'static str> {
+    let text = text.trim();
+    if text.is_empty() { Err("say why: it is kept in the audit log") } else { Ok(text.to_owned()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reason_says_something() {
+        assert_eq!(reason(" the guest left "), Ok("the guest left".into()));
+        assert!(reason("").is_err() && reason(" \t").is_err());
+    }
+
+    #[test]
+    fn words_of_strangers_stay_in_their_cell() {
+        let record = serde_json::json!({ "order_no": "A\u{202e}1\n\u{1b}[2J", "n": 1 });
+        assert_eq!(text(&record, "/order_no"), "A\u{fffd}1\u{fffd}\u{fffd}[2J");
+        assert_eq!((text(&record, "/n"), text(&record, "/none")), ("-".into(), "-".into()));
+        assert!(json(&record).contains(r"A\u202e1\n\u001b[2J"), "{}", json(&record));
+    }
+
+    #[tokio::test]
+    async fn without_an_agent_each_case_says_what_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let agent = Agent::find(dir.path());
+        let error = agent.get("/v1/status").await.unwrap_err();
+        assert!(matches!(error, AskError::NotRunning(_)), "{error}");
+        // A directory in the file's place is what a wrong mount leaves.
+        std::fs::create_dir(dir.path().join("run.json")).unwrap();
+        let error = agent.get("/v1/status").await.unwrap_err();
+        assert!(error.to_string().starts_with("cannot tell whether an agent runs on"), "{error}");
+        std::fs::remove_dir(dir.path().join("run.json")).unwrap();
+        std::fs::create_dir(dir.path().join("orders.db")).unwrap();
+        let error = agent.get("/v1/orders:summary").await.unwrap_err();
+        assert!(matches!(error, AskError::LedgerClosed { .. }), "{error}");
+        assert_eq!(error.exit_code(), 4);
+    }
 }

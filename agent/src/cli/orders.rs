@@ -1,7 +1,7 @@
 //! `samovar-agent orders`: the ledger as a technician sees it.
 
 use super::AskArgs;
-use super::ask::{Agent, AskError, segment, text};
+use super::ask::{self, Agent, AskError, segment, text};
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 use std::fmt::Write;
@@ -42,8 +42,8 @@ enum OrdersCommand {
     Retry {
         /// Id or order number
         order: String,
-        /// Why
-        #[arg(long, default_value = "")]
+        /// Why; kept in the audit log
+        #[arg(long, value_parser = ask::reason)]
         reason: String,
         #[command(flatten)]
         ask: AskArgs,
@@ -53,7 +53,7 @@ enum OrdersCommand {
         /// Id or order number
         order: String,
         /// Why; kept in the audit log
-        #[arg(long)]
+        #[arg(long, value_parser = ask::reason)]
         reason: String,
         #[command(flatten)]
         ask: AskArgs,
@@ -63,7 +63,7 @@ enum OrdersCommand {
         /// Id or order number
         order: String,
         /// Why; kept in the audit log
-        #[arg(long)]
+        #[arg(long, value_parser = ask::reason)]
         reason: String,
         #[command(flatten)]
         ask: AskArgs,
@@ -105,7 +105,7 @@ pub(super) async fn run(args: &OrdersArgs) -> Result<String, AskError> {
             (Agent::find(&ask.data).post("/v1/orders:reconcile", body).await?, ask, show_compared)
         }
     };
-    Ok(if ask.json { format!("{answer:#}") } else { show(&answer) })
+    Ok(if ask.json { ask::json(&answer) } else { show(&answer) })
 }
 
 async fn intervene(ask: &AskArgs, order: &str, what: &str, reason: &str) -> Result<Value, AskError> {
