@@ -128,8 +128,7 @@ fn failed(error: &StartError) -> ExitCode {
 
 fn log(config: &config::Log) {
     let filter = EnvFilter::try_new(&config.filter).unwrap_or_else(|_| EnvFilter::new("info"));
-    let builder =
-        tracing_subscriber::fmt().with_env_filter(filter).with_ansi(std::io::stdout().is_terminal());
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(io::stdout().is_terminal());
     // A second subscriber is refused, which happens in tests only.
     let _ = if config.json {
         builder.json().with_writer(|| Harmless(plain::json)).try_init()
