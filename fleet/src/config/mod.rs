@@ -137,7 +137,8 @@ impl Config {
         self.broker.check()?;
         self.tls.check()?;
         self.pki.check()?;
-        self.intake.check()
+        self.intake.check()?;
+        self.log.check()
     }
 }
 
@@ -292,6 +293,7 @@ mod tests {
             "broker.url=http://x",
             "tls.cert=only.pem",
             "pki.device_days=0",
+            "log.filter=info,samovar_fleet=loud",
         ] {
             let refused = Config::load(None, &[set.into()]).unwrap_err();
             let named = matches!(refused, ConfigError::Value { .. } | ConfigError::Set { .. });
