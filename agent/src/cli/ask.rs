@@ -42,7 +42,7 @@ pub(super) enum AskError {
     #[error("no agent is running on {data}, and its ledger cannot be opened here: {why}")]
     LedgerClosed { data: PathBuf, why: String },
     /// It cannot be reached.
-    #[error("the agent at {url} cannot be reached, start it if it does not run: {why}")]
+    #[error("the agent at {url} cannot be reached (start it if it does not run): {why}")]
     Unreachable { url: String, why: String },
     /// It said no.
     #[error("{0}")]
@@ -152,7 +152,7 @@ impl Agent {
         if let Some(body) = body {
             request = request.header(http::header::CONTENT_TYPE, "application/json").body(body.to_string());
         }
-        let response = request.send().await.map_err(|error| unreachable(explain(&error)))?;
+        let response = request.send().await.map_err(|error| unreachable(explain(&error.without_url())))?;
         let status = response.status();
         let bytes = crate::net::read_limited(response, 64 * 1024 * 1024, DEADLINE)
             .await

@@ -168,7 +168,7 @@ impl Client {
     /// Says what to do about a certificate of an authority that nobody here knows.
     fn unreachable(&self, error: reqwest::Error) -> anyhow::Error {
         let unknown = crate::problem::chain(&error).contains("UnknownIssuer");
-        let error = anyhow::Error::new(error);
+        let error = anyhow::Error::new(error.without_url());
         if unknown {
             let hint = "its certificate is of an authority that is not known here: name it with --ca FILE or SAMOVAR_CA";
             return error.context(format!("{}: {hint}", self.server));
