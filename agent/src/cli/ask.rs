@@ -17,6 +17,8 @@ use http_body_util::BodyExt;
 use samovar_wire::plain;
 use samovar_wire::problem::Problem;
 use serde_json::Value;
+use serde_json::value::RawValue;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -169,15 +171,26 @@ impl Agent {
 
 fn answered(status: StatusCode, bytes: &[u8]) -> Result<Value, AskError> {
     if status.is_success() {
-        let unreadable =
-            |error: serde_json::Error| AskError::Refused(format!("the answer cannot be read: {error}"));
-        return serde_json::from_slice(bytes).map_err(unreadable);
+        return document(bytes)
+            .map_err(|error| AskError::Refused(format!("the answer cannot be read: {error}")));
     }
     let problem = serde_json::from_slice::<Problem>(bytes).ok().filter(|problem| !problem.detail.is_empty());
     Err(AskError::Refused(
         problem
             .map_or_else(|| format!("the agent answered HTTP {}", status.as_u16()), |problem| problem.detail),
     ))
+}
+
+/// Reads an answer. An order's body stands in it as it came and may hold what is JSON and yet cannot be held as values (half
+/// a character, nesting without end): such a field is shown as its text.
+fn document(bytes: &[u8]) -> serde_json::Result<Value> {
+    let whole = serde_json::from_slice(bytes);
+    if whole.is_ok() {
+        return whole;
+    }
+    let fields: BTreeMap<String, Box<RawValue>> = serde_json::from_slice(bytes)?;
+    let value = |raw: &RawValue| serde_json::from_str(raw.get()).unwrap_or_else(|_| raw.get().into());
+    Ok(fields.iter().map(|(name, raw)| (name.clone(), value(raw))).collect())
 }
 
 /// A text as one segment of a path.
@@ -225,6 +238,16 @@ mod tests {
         assert_eq!(text(&record, "/order_no"), "A\u{fffd}1\u{fffd}\u{fffd}[2J");
         assert_eq!((text(&record, "/n"), text(&record, "/none")), ("-".into(), "-".into()));
         assert!(json(&record).contains(r"A\u202e1\n\u001b[2J"), "{}", json(&record));
+    }
+
+    #[test]
+    fn an_order_whose_body_cannot_be_held_is_shown_all_the_same() {
+        let deep = format!("{}{}", "[".repeat(90_000), "]".repeat(90_000));
+        for body in [r#"{"x":"\ud800"}"#, &deep] {
+            let answer = document(format!(r#"{{"state":"pending","body":{body}}}"#).as_bytes()).unwrap();
+            assert_eq!((answer["state"].as_str(), answer["body"].as_str()), (Some("pending"), Some(body)));
+        }
+        assert!(document(b"<html>").is_err());
     }
 
     #[tokio::test]
