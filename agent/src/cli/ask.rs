@@ -189,7 +189,9 @@ fn document(bytes: &[u8]) -> serde_json::Result<Value> {
         return whole;
     }
     let fields: BTreeMap<String, Box<RawValue>> = serde_json::from_slice(bytes)?;
-    let value = |raw: &RawValue| serde_json::from_str(raw.get()).unwrap_or_else(|_| raw.get().into());
+    let value = |raw: &RawValue| -> Value {
+        serde_json::from_str(raw.get()).unwrap_or_else(|_| Value::from(raw.get()))
+    };
     Ok(fields.iter().map(|(name, raw)| (name.clone(), value(raw))).collect())
 }
 
