@@ -44,7 +44,7 @@ enum OrdersCommand {
         order: String,
         /// Why; kept in the audit log
         #[arg(long, value_parser = ask::reason)]
-        reason: String,
+        reason: Option<String>,
         #[command(flatten)]
         ask: AskArgs,
     },
@@ -92,7 +92,7 @@ pub(super) async fn run(args: &OrdersArgs) -> Result<String, AskError> {
             (Agent::find(&ask.data).get(&format!("/v1/orders/{}", segment(order))).await?, ask, show_record)
         }
         OrdersCommand::Retry { order, reason, ask } => {
-            (intervene(ask, order, "retry", reason).await?, ask, show_record)
+            (intervene(ask, order, "retry", reason.as_deref().unwrap_or_default()).await?, ask, show_record)
         }
         OrdersCommand::Discard { order, reason, ask } => {
             (intervene(ask, order, "discard", reason).await?, ask, show_record)

@@ -71,13 +71,8 @@ const OPERATIONS: &[Operation] = &[
         method: "post",
         path: "/v1/orders/{order}/retry",
         summary: "Send a held or quarantined order again",
-        body: Some("{ reason, by? }"),
-        answers: &[
-            ("200", "the record"),
-            ("404", "no such order"),
-            ("409", "its state does not allow it"),
-            ("422", "no reason"),
-        ],
+        body: Some("{ reason?, by? }"),
+        answers: &[("200", "the record"), ("404", "no such order"), ("409", "its state does not allow it")],
         ..READ
     },
     Operation {

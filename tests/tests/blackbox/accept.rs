@@ -211,8 +211,9 @@ async fn a_quarantined_order_can_be_tried_again() -> Result<()> {
     let bearer = token(&shop.agent)?;
     let path = format!("/v1/orders/{id}/retry");
     let headers = [JSON, ("authorization", bearer.as_str())];
+    let discard = format!("/v1/orders/{id}/discard");
     for silent in ["{}", "", r#"{"reason":" \t"}"#] {
-        let refused = shop.agent.api().send(Method::POST, &path, &headers, silent).await?;
+        let refused = shop.agent.api().send(Method::POST, &discard, &headers, silent).await?;
         assert_eq!((refused.status, refused.problem().as_str()), (422, "reason-required"), "{silent}");
     }
     let reason = r#"{"reason":"the origin was mended"}"#;
