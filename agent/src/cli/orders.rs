@@ -1,7 +1,7 @@
 //! `samovar-agent orders`: the ledger as a technician sees it.
 
 use super::AskArgs;
-use super::ask::{Agent, AskError, segment, text};
+use super::ask::{self, Agent, AskError, segment, text};
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 use std::fmt::Write;
@@ -42,9 +42,9 @@ enum OrdersCommand {
     Retry {
         /// Id or order number
         order: String,
-        /// Why
-        #[arg(long, default_value = "")]
-        reason: String,
+        /// Why; kept in the audit log
+        #[arg(long, value_parser = ask::reason)]
+        reason: Option<String>,
         #[command(flatten)]
         ask: AskArgs,
     },
@@ -53,7 +53,7 @@ enum OrdersCommand {
         /// Id or order number
         order: String,
         /// Why; kept in the audit log
-        #[arg(long)]
+        #[arg(long, value_parser = ask::reason)]
         reason: String,
         #[command(flatten)]
         ask: AskArgs,
@@ -63,7 +63,7 @@ enum OrdersCommand {
         /// Id or order number
         order: String,
         /// Why; kept in the audit log
-        #[arg(long)]
+        #[arg(long, value_parser = ask::reason)]
         reason: String,
         #[command(flatten)]
         ask: AskArgs,
@@ -92,7 +92,7 @@ pub(super) async fn run(args: &OrdersArgs) -> Result<String, AskError> {
             (Agent::find(&ask.data).get(&format!("/v1/orders/{}", segment(order))).await?, ask, show_record)
         }
         OrdersCommand::Retry { order, reason, ask } => {
-            (intervene(ask, order, "retry", reason).await?, ask, show_record)
+            (intervene(ask, order, "retry", reason.as_deref().unwrap_or_default()).await?, ask, show_record)
         }
         OrdersCommand::Discard { order, reason, ask } => {
             (intervene(ask, order, "discard", reason).await?, ask, show_record)
@@ -105,7 +105,7 @@ pub(super) async fn run(args: &OrdersArgs) -> Result<String, AskError> {
             (Agent::find(&ask.data).post("/v1/orders:reconcile", body).await?, ask, show_compared)
         }
     };
-    let shown = if ask.json { format!("{answer:#}") } else { show(&answer) };
+    let shown = if ask.json { ask::json(&answer) } else { show(&answer) };
     match &args.command {
         OrdersCommand::Reconcile { .. } => match not_compared(&answer) {
             Some(why) => Err(AskError::Failed { shown, why }),

@@ -94,12 +94,11 @@ async fn accept(Shared(intake): Shared<Intake>, headers: HeaderMap, body: Body) 
     }
 }
 
-/// A header that is not text is a bad key, not a missing one.
+/// A header that is not text is a bad key, not a missing one; and of two nobody can say which was meant.
 fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, InvalidOrder> {
-    headers
-        .get(HEADER_IDEMPOTENCY_KEY)
-        .map(|value| value.to_str().map(str::to_owned).map_err(|_| InvalidOrder::BadKey))
-        .transpose()
+    let mut values = headers.get_all(HEADER_IDEMPOTENCY_KEY).iter();
+    let key = values.next().map(|value| value.to_str().map(str::to_owned).map_err(|_| InvalidOrder::BadKey));
+    if values.next().is_some() { Err(InvalidOrder::BadKey) } else { key.transpose() }
 }
 
 /// A key conflict names the record in which the new body was kept.
@@ -437,6 +436,7 @@ async fn retry(
     OrderName(order): OrderName,
     body: Body,
 ) -> Result<Json<Value>, Failure> {
+    // A retry changes nothing that the next attempt would not, so it may go without a reason.
     let request: InterventionRequest = read_json(body).await?;
     let what = if caller.trusted { Intervention::Force } else { Intervention::Retry };
     intake.intervene(&order, what, request, caller).await
@@ -466,6 +466,11 @@ async fn release(
 /// A request that needs the device's token and a reason.
 async fn accountable(caller: Caller, body: Body, why: &str) -> Result<InterventionRequest, Failure> {
     caller.require_token()?;
+    reasoned(body, why).await
+}
+
+/// A request that says why; it is kept in the audit log.
+async fn reasoned(body: Body, why: &str) -> Result<InterventionRequest, Failure> {
     let request: InterventionRequest = read_json(body).await?;
     if request.reason.trim().is_empty() {
         let detail = format!("field `reason`: missing: {why}");
