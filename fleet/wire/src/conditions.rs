@@ -137,6 +137,10 @@ conditions! {
     NotTheOrigin = "not-the-origin", Warning, None, 0,
         staff { "The network asks for a sign-in or changes our traffic. Check whether the Wi-Fi wants a login.", "网络要求登录或篡改了通信。请检查 Wi-Fi 是否需要登录。" },
         technician { "An answer did not come from the origin (captive portal, proxy or wrong route): nothing was settled by it.", "应答并非来自源站（认证门户、代理或路由错误）：该应答未结算任何订单。" };
+    /// An origin comes and goes.
+    OriginFlapping = "origin-flapping", Warning, None, 0,
+        staff { "Nothing to do here; head office has been told.", "门店无需处理；总部已收到通知。" },
+        technician { "An origin was left three times within an hour; another one serves until it has been steady for an hour.", "某源站一小时内三次失去响应；在其稳定一小时之前由其他源站服务。" };
     /// The origin does not accept this device's identity.
     IdentityRefused = "identity-refused", Critical, None, 0,
         staff { "Orders are kept, but head office does not recognise this device. Call support.", "订单已保存，但总部不认可本机身份。请联系技术支持。" },

@@ -153,6 +153,9 @@ pub struct OriginState {
     /// Last thing that went wrong.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_error: Option<String>,
+    /// It answers again, and is returned to in so many seconds if it goes on doing so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub returns_in_s: Option<u64>,
 }
 
 /// Whether an origin answers.
