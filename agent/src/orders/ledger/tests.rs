@@ -1,6 +1,7 @@
 mod at_rest;
 mod capacity;
 mod damage;
+mod taken;
 
 use super::*;
 use crate::heartbeat::Heartbeats;
