@@ -15,7 +15,7 @@ pub(super) const LOOK_EVERY: Duration = Duration::from_secs(1);
 type FileId = (u64, u64);
 
 /// The files that were opened.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Present {
     main: Option<FileId>,
     journal: Option<FileId>,
@@ -41,6 +41,9 @@ impl Gone {
 }
 
 impl Present {
+    /// Nothing is open, so nothing is missed.
+    pub(super) const NONE: Self = Self { main: None, journal: None };
+
     /// What is there now. To be asked right after opening.
     pub(super) fn now(ledger: &Path) -> Self {
         Self { main: id(ledger), journal: id(&journal_of(ledger)) }
@@ -106,6 +109,6 @@ mod tests {
         let present = fresh();
         std::fs::remove_file(&main).unwrap();
         assert_eq!(present.gone(&main), Some(Gone::Main));
-        assert_eq!(Present::default().gone(&main), None);
+        assert_eq!(Present::NONE.gone(&main), None);
     }
 }

@@ -33,7 +33,7 @@ pub(super) struct Watch {
 
 impl Watch {
     pub(super) const fn new(now: Mono) -> Self {
-        Self { present: Present { main: None, journal: None }, look_at: now, stranded: None }
+        Self { present: Present::NONE, look_at: now, stranded: None }
     }
 
     /// Whether a ledger waits to be brought back.

@@ -160,10 +160,10 @@ fn own_key(file: &Path, random: &SystemRandom) -> Result<[u8; KEY_LEN], KeyError
     Ok(key)
 }
 
-fn key_files(own: &Path) -> Vec<std::path::PathBuf> {
+fn key_files(own: &Path) -> Vec<PathBuf> {
     let Some((directory, name)) = own.parent().zip(own.file_name()) else { return Vec::new() };
     let entries = std::fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path());
-    let is_key = |path: &std::path::PathBuf| {
+    let is_key = |path: &PathBuf| {
         path.file_name().is_some_and(|n| n.as_encoded_bytes().starts_with(name.as_encoded_bytes()))
             && std::fs::metadata(path).is_ok_and(|file| file.is_file() && file.len() == KEY_LEN as u64)
     };
