@@ -210,7 +210,11 @@ async fn what_an_origin_quotes_of_an_order_is_neither_shown_nor_kept() -> Result
     ensure!(record["last_error"] == "guest … is not served", "{record}");
     let bearer = token(&agent)?;
     let client = samovar_tests::local_api::http_client(SOON)?;
-    let shown = client.get(format!("{}/v1/orders/P-1", agent.api().base())).header("authorization", bearer).send().await?;
+    let shown = client
+        .get(format!("{}/v1/orders/P-1", agent.api().base()))
+        .header("authorization", bearer)
+        .send()
+        .await?;
     let shown = shown.text().await?;
     ensure!(shown.matches("Xiaoming").count() == 1, "in the body alone: {shown}");
     for entry in std::fs::read_dir(agent.data())? {

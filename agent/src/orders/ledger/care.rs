@@ -98,7 +98,6 @@ impl Care {
 impl Writer {
     /// Takes stock of a ledger that was just opened.
     pub(super) fn opened(&mut self) {
-        self.remember_files();
         let Some(tables) = &self.tables else { return };
         let found = tables.facts().and_then(|facts| {
             self.care.highest_seq = self.care.highest_seq.max(facts.accepted);
@@ -144,6 +143,7 @@ impl Writer {
     }
 
     fn serve(&mut self, tables: Tables) {
+        self.remember_files();
         // The failed commit may or may not be in the file: count anew.
         match tables.backlog() {
             Ok(counted) => {

@@ -56,6 +56,10 @@ impl Writer {
     /// Whether the files that are open are still in their place. If not, nothing is done with them but bringing them back.
     pub(super) fn is_in_place(&mut self) -> bool {
         self.care.watch.look_at = mono().plus(LOOK_EVERY);
+        if self.tables.is_none() {
+            // Nothing is open that could be missed.
+            return true;
+        }
         let Some(gone) = self.care.watch.present.gone(&self.settings.path) else { return true };
         tracing::error!(ledger = %self.settings.path.display(), "{}", gone.words());
         self.published.storage.send_modify(|storage| storage.failing = Some(gone.words().into()));
@@ -74,10 +78,20 @@ impl Writer {
         let Some((tables, gone)) = self.care.watch.stranded.take() else { return };
         let path = self.settings.path.clone();
         let present = self.care.watch.present;
-        let back = self.keys.keep_file().map_err(OpenError::from).and_then(|()| match gone {
-            Gone::Main => bring_back(&path, &tables, present),
-            Gone::Journal => move_journal(&path, &tables, present),
-        });
+        // A watchdog that ends the process ends the ledger too.
+        let pulse = self.heartbeat.pulse();
+        let beat = move || {
+            pulse();
+            false
+        };
+        let beats = tables.connection().progress_handler(50_000, Some(beat));
+        let back = beats
+            .map_err(OpenError::from)
+            .and_then(|()| self.keys.keep_file().map_err(OpenError::from))
+            .and_then(|()| match gone {
+                Gone::Main => bring_back(&path, &tables, present),
+                Gone::Journal => move_journal(&path, &tables, present),
+            });
         if let Err(error) = back {
             let why = format!("{}, and cannot be brought back yet: {}", gone.words(), chain(&error));
             tracing::error!("{why}");

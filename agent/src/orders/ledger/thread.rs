@@ -129,6 +129,7 @@ impl Writer {
             care: Care::new(mono()),
             pace: Pace::default(),
         };
+        writer.remember_files();
         writer.opened();
         writer
     }

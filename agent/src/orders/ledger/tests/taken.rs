@@ -12,6 +12,15 @@ fn as_after_a_crash(dir: &Path) -> tempfile::TempDir {
     copy
 }
 
+/// Opens it as soon as its last user has let go of it.
+async fn open_again(dir: &Path) -> Ledger {
+    until(async || match open(dir, 64 << 20) {
+        Err(OpenError::InUse) => None,
+        opened => Some(opened.unwrap()),
+    })
+    .await
+}
+
 async fn numbers(ledger: &Ledger) -> Vec<String> {
     let mut numbers: Vec<String> =
         ledger.page(None, 0, 200).await.unwrap().into_iter().map(|record| record.receipt.order_no).collect();
@@ -36,7 +45,7 @@ async fn open_while(what: impl Fn(&Path)) {
     let home = tempfile::tempdir().unwrap();
     let dir = home.path().join("data");
     std::fs::create_dir(&dir).unwrap();
-    let ledger = open(&dir, 64 << 20).unwrap();
+    let ledger = open_again(&dir).await;
     place(&ledger, 0..5).await;
     let id = ledger.id();
     // An older state of the main file, for those who put one in its place.
@@ -55,12 +64,12 @@ async fn open_while(what: impl Fn(&Path)) {
     assert_eq!(ledger.storage().borrow().failing, None);
     assert_eq!(ledger.id(), id);
     let crashed = as_after_a_crash(&dir);
-    let again = open(crashed.path(), 64 << 20).unwrap();
+    let again = open_again(crashed.path()).await;
     assert_eq!(numbers(&again).await, expected(40));
     assert_eq!((again.id(), again.storage().borrow().doubt.clone()), (id, None));
     assert!(again.record("007").await.unwrap().unwrap().body.is_some());
     close(ledger, &dir).await;
-    assert_eq!(numbers(&open(&dir, 64 << 20).unwrap()).await, expected(40));
+    assert_eq!(numbers(&open_again(&dir).await).await, expected(40));
 }
 
 fn remove(dir: &Path, names: &[&str]) {
@@ -103,7 +112,7 @@ async fn a_journal_that_is_removed_or_replaced_while_it_is_open_loses_nothing() 
 #[tokio::test]
 async fn a_ledger_removed_while_nothing_happens_is_back_before_anybody_asks() {
     let dir = tempfile::tempdir().unwrap();
-    let ledger = open(dir.path(), 64 << 20).unwrap();
+    let ledger = open_again(dir.path()).await;
     place(&ledger, 0..3).await;
     remove(dir.path(), &["orders.db"]);
     until(async || ledger.storage().borrow().rescued.clone()).await;
@@ -114,12 +123,12 @@ async fn a_ledger_removed_while_nothing_happens_is_back_before_anybody_asks() {
 #[tokio::test]
 async fn a_rescue_that_was_cut_short_is_finished_at_the_next_start() {
     let dir = tempfile::tempdir().unwrap();
-    let ledger = open(dir.path(), 64 << 20).unwrap();
+    let ledger = open_again(dir.path()).await;
     place(&ledger, 0..9).await;
     close(ledger, dir.path()).await;
     let whole = dir.path().join("orders.db.rescued");
     std::fs::rename(dir.path().join("orders.db"), &whole).unwrap();
-    let ledger = open(dir.path(), 64 << 20).unwrap();
+    let ledger = open_again(dir.path()).await;
     assert_eq!(numbers(&ledger).await, expected(9));
     assert_eq!(ledger.storage().borrow().set_aside, None);
     close(ledger, dir.path()).await;
@@ -127,18 +136,18 @@ async fn a_rescue_that_was_cut_short_is_finished_at_the_next_start() {
     std::fs::rename(dir.path().join("orders.db"), &whole).unwrap();
     std::fs::remove_file(dir.path().join("orders.id")).unwrap();
     std::fs::rename(&whole, dir.path().join("elsewhere")).unwrap();
-    let other = open(dir.path(), 64 << 20).unwrap();
+    let other = open_again(dir.path()).await;
     place(&other, 9..12).await;
     close(other, dir.path()).await;
     std::fs::rename(dir.path().join("elsewhere"), &whole).unwrap();
-    let ledger = open(dir.path(), 64 << 20).unwrap();
+    let ledger = open_again(dir.path()).await;
     until(async || (numbers(&ledger).await == expected(12)).then_some(())).await;
 }
 
 /// A ledger that crashed with orders in its journal, and its id.
 async fn crashed() -> (tempfile::TempDir, Arc<str>) {
     let dir = tempfile::tempdir().unwrap();
-    let ledger = open(dir.path(), 64 << 20).unwrap();
+    let ledger = open_again(dir.path()).await;
     place(&ledger, 0..10).await;
     let copy = as_after_a_crash(dir.path());
     let id = ledger.id();
@@ -149,7 +158,7 @@ async fn crashed() -> (tempfile::TempDir, Arc<str>) {
 async fn neither_a_clean_end_nor_crash_after_crash_raises_a_doubt() {
     let (mut dir, id) = crashed().await;
     for round in 1..5 {
-        let ledger = open(dir.path(), 64 << 20).unwrap();
+        let ledger = open_again(dir.path()).await;
         place(&ledger, 10 * round..10 * (round + 1)).await;
         assert_eq!((ledger.id(), ledger.storage().borrow().doubt.clone()), (id.clone(), None), "{round}");
         let copy = as_after_a_crash(dir.path());
@@ -159,7 +168,7 @@ async fn neither_a_clean_end_nor_crash_after_crash_raises_a_doubt() {
             dir = copy;
         }
     }
-    let ledger = open(dir.path(), 64 << 20).unwrap();
+    let ledger = open_again(dir.path()).await;
     assert_eq!((ledger.id(), ledger.storage().borrow().doubt.clone()), (id, None));
     assert_eq!(numbers(&ledger).await, expected(50));
 }
@@ -175,7 +184,7 @@ async fn a_journal_that_is_gone_at_a_start_is_told_and_no_place_is_given_again()
                 std::fs::OpenOptions::new().write(true).open(&journal).unwrap().set_len(length).unwrap()
             }
         }
-        let ledger = open(dir.path(), 64 << 20).unwrap();
+        let ledger = open_again(dir.path()).await;
         let told = ledger.storage().borrow().doubt.clone().unwrap();
         assert!(told.contains("journal is missing"), "{told}");
         assert_ne!(ledger.id(), id);
@@ -184,11 +193,11 @@ async fn a_journal_that_is_gone_at_a_start_is_told_and_no_place_is_given_again()
         let new_id = ledger.id();
         close(ledger, dir.path()).await;
         // It stands until somebody has looked into it, and is not found again.
-        let ledger = open(dir.path(), 64 << 20).unwrap();
+        let ledger = open_again(dir.path()).await;
         assert_eq!((ledger.id(), ledger.storage().borrow().doubt.clone()), (new_id, Some(told)));
         close(ledger, dir.path()).await;
         std::fs::remove_file(dir.path().join("orders.doubt")).unwrap();
-        assert_eq!(open(dir.path(), 64 << 20).unwrap().storage().borrow().doubt, None);
+        assert_eq!(open_again(dir.path()).await.storage().borrow().doubt, None);
     }
 }
 
@@ -199,20 +208,20 @@ async fn the_journal_of_another_ledger_is_set_aside_and_told() {
     let main = as_after_a_crash(dir.path());
     std::fs::remove_file(main.path().join("orders.db-wal")).unwrap();
     std::fs::copy(other.path().join("orders.db-wal"), dir.path().join("orders.db-wal")).unwrap();
-    let ledger = open(dir.path(), 64 << 20).unwrap();
+    let ledger = open_again(dir.path()).await;
     let told = ledger.storage().borrow().doubt.clone().unwrap();
     assert!(told.contains("orders.db-wal.damaged-1"), "{told}");
     assert!(dir.path().join("orders.db-wal.damaged-1").exists());
     assert_ne!(ledger.id(), id);
     assert_eq!(ledger.storage().borrow().set_aside, None);
-    let alone = open(main.path(), 64 << 20).unwrap();
+    let alone = open_again(main.path()).await;
     assert_eq!(numbers(&ledger).await, numbers(&alone).await);
 }
 
 #[tokio::test]
 async fn a_ledger_that_is_an_older_copy_goes_on_under_another_id_with_every_order() {
     let dir = tempfile::tempdir().unwrap();
-    let ledger = open(dir.path(), 64 << 20).unwrap();
+    let ledger = open_again(dir.path()).await;
     place(&ledger, 0..6).await;
     ledger.bind(vec![1, 2], apac()).await.unwrap();
     let settled = [1, 2].map(|seq| Change { seq, to: ChangeTo::Settled });
@@ -228,7 +237,7 @@ async fn a_ledger_that_is_an_older_copy_goes_on_under_another_id_with_every_orde
     let new = receipt(ledger.accept(vec![order("new", "")]).await.unwrap().remove(0));
     assert!(new.seq > 5_000_000);
     close(ledger, dir.path()).await;
-    let ledger = open(dir.path(), 64 << 20).unwrap();
+    let ledger = open_again(dir.path()).await;
     assert_eq!(*ledger.id(), *renewed);
     assert_eq!(ledger.storage().borrow().doubt.as_deref(), Some("the origin knows of later places"));
 }
