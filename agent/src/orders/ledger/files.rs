@@ -121,7 +121,7 @@ pub(super) fn reopen(settings: &LedgerSettings) -> Result<Tables, rusqlite::Erro
     renew_journal(settings)?;
     let mut tables = Tables::open(&settings.path, settings.max_bytes, None).map_err(as_sqlite)?;
     let path = &settings.path;
-    match tables.try_disk().and_then(|()| tables.sound()).and_then(|()| lineage::mark(&mut tables, path)) {
+    match tables.try_disk().and_then(|()| lineage::mark(&mut tables, path)) {
         Ok(()) => Ok(tables),
         Err(error) => {
             tables.abandon();
@@ -150,7 +150,6 @@ fn open_sound(settings: &LedgerSettings) -> Result<Tables, Failure> {
     })?;
     // SQLite syncs the directory for a new WAL, but not for a new main file.
     store::sync_directory_of(path).map_err(|error| Failure::Other(error.into()))?;
-    tables.sound()?;
     Ok(tables)
 }
 

@@ -20,6 +20,8 @@ use std::path::{Path, PathBuf};
 
 /// What the main file says before it is known which journal it will be.
 const BEING_MADE: &str = "-";
+/// Takes the mark back.
+pub(super) const UNMARK: &str = "DELETE FROM meta WHERE k = 'journal'";
 /// Places left out behind a break: more than a journal has room for orders.
 const GAP: u64 = 1 << 17;
 
@@ -91,10 +93,11 @@ pub(super) fn mark(tables: &mut Tables, path: &Path) -> rusqlite::Result<()> {
     }
 }
 
-/// Says that nothing is in a journal any more.
+/// Says that nothing is in a journal any more. Only then may closing remove it.
 pub(super) fn unmark(tables: &mut Tables) -> rusqlite::Result<()> {
-    tables.write(|t| t.execute("DELETE FROM meta WHERE k = 'journal'", []))?;
-    tables.checkpoint()
+    tables.write(|t| t.execute(UNMARK, []))?;
+    tables.checkpoint()?;
+    tables.sound()
 }
 
 fn note(tables: &mut Tables, mark: &str) -> rusqlite::Result<()> {

@@ -1,8 +1,8 @@
 //! Whether the ledger's files are still the ones that are open, under their names (IO).
 //!
 //! SQLite goes on writing into a file that was removed, renamed or replaced, and syncs it too; at the next start nothing
-//! of that is there. So the names are looked up after each commit, before anybody is told of it, and at least once a
-//! second. It costs two system calls.
+//! of that is there. So the names are looked up after a commit, before anybody is told of it, unless that was done a
+//! moment ago; and at least once a second. It costs two system calls.
 
 use super::salvage::journal_of;
 use std::path::Path;
@@ -10,6 +10,9 @@ use std::time::Duration;
 
 /// How often the names are looked up while nothing is written.
 pub(super) const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// How long a look counts while orders come in: what is acknowledged in that time is brought back too.
+pub(super) const MOMENT: Duration = Duration::from_millis(10);
 
 /// A file, whatever its name: the device and the number on it.
 type FileId = (u64, u64);

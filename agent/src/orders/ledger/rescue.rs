@@ -11,7 +11,7 @@
 
 use super::connection::{is_in_use, truncate_wal, uri};
 use super::files;
-use super::presence::{Gone, LOOK_EVERY, Present};
+use super::presence::{Gone, LOOK_EVERY, MOMENT, Present};
 use super::salvage::{self, journal_of};
 use super::tables::{OpenError, Tables};
 use super::thread::Writer;
@@ -66,6 +66,11 @@ impl Writer {
         self.care.watch.stranded = self.tables.take().map(|tables| (tables, gone));
         self.care.reopen_at = mono();
         false
+    }
+
+    /// Whether orders that were just written may be acknowledged.
+    pub(super) fn may_tell(&mut self) -> bool {
+        self.care.watch.due_in(mono()) > LOOK_EVERY.saturating_sub(MOMENT) || self.is_in_place()
     }
 
     /// Looks at times when nothing is written; false when the ledger is not there to be used.

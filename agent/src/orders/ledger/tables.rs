@@ -5,6 +5,7 @@
 
 use super::connection::{connect, quick_check, restart_wal, truncate_wal};
 use super::files::is_full;
+use super::lineage::UNMARK;
 use super::model::{
     AuditEntry, Backlog, Facts, Group, Head, Outgoing, Receipt, Record, State, Stored, Waiting,
 };
@@ -125,18 +126,15 @@ impl Tables {
 
     /// Shows that the disk takes writes and syncs.
     pub(super) fn try_disk(&mut self) -> rusqlite::Result<()> {
-        let write = |tables: &mut Self| {
-            tables.write(|t| {
-                t.execute(
-                    "INSERT INTO meta(k, v) VALUES('rewritten', '1') ON CONFLICT(k) DO UPDATE SET v = v + 1",
-                    [],
-                )
-            })
-        };
-        write(self)?;
-        truncate_wal(&self.connection)?;
-        // The main file says that there is a journal.
-        write(self).map(drop)
+        self.write(|t| {
+            // The journal is emptied below.
+            t.execute(UNMARK, [])?;
+            t.execute(
+                "INSERT INTO meta(k, v) VALUES('rewritten', '1') ON CONFLICT(k) DO UPDATE SET v = v + 1",
+                [],
+            )
+        })?;
+        truncate_wal(&self.connection)
     }
 
     /// From now on closing moves the WAL into the ledger.

@@ -211,7 +211,7 @@ impl Writer {
         let requests = group.requests;
         match result {
             // Written into files that are gone from their place: nobody may be told.
-            Ok(_) if !self.is_in_place() => {
+            Ok(_) if !self.may_tell() => {
                 let error = self.unavailable();
                 requests.into_iter().for_each(|request| request.fail(error.clone()));
             }
