@@ -31,6 +31,8 @@ pub fn conditions(backlog: &Backlog, storage: &Storage) -> Vec<(Condition, Optio
         (Condition::LedgerSetAside, storage.set_aside.clone()),
         (Condition::LedgerLosses, salvaged(true)),
         (Condition::LedgerSalvaged, salvaged(false)),
+        (Condition::LedgerRescued, storage.rescued.clone()),
+        (Condition::LedgerDoubt, storage.doubt.clone()),
         (Condition::OrdersDamaged, some(damaged, "in quarantine because the disk damaged them")),
         (
             Condition::OrdersUnreadable,
@@ -45,6 +47,13 @@ pub fn news(before: &Storage, now: &Storage) -> Vec<(&'static str, Value)> {
     let mut news = Vec::new();
     if let Some(told) = now.set_aside.as_ref().filter(|_| before.set_aside.is_none()) {
         news.push(("ledger.set-aside", json!({ "detail": told })));
+    }
+    for (event, before, now) in
+        [("ledger.rescued", &before.rescued, &now.rescued), ("ledger.doubt", &before.doubt, &now.doubt)]
+    {
+        if let Some(told) = now.as_ref().filter(|_| before != now) {
+            news.push((event, json!({ "detail": told })));
+        }
     }
     for Salvaged { file, told, losses, .. } in
         now.salvaged.iter().filter(|one| !one.earlier && !before.salvaged.contains(one))

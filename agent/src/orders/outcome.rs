@@ -4,6 +4,7 @@
 //! The rule behind all of them: only the origin itself can settle or refuse an order. A time-out is "unknown", and
 //! whatever a portal, a proxy or a wrong host says settles nothing and quarantines nothing.
 
+mod quotes;
 mod single;
 
 pub use single::{SingleAnswer, combine, read_single};

@@ -101,6 +101,14 @@ conditions! {
     LedgerSalvaged = "ledger-salvaged", Warning, None, 0,
         staff { "Nothing to do here; head office has been told.", "门店无需处理；总部已收到通知。" },
         technician { "A damaged ledger was salvaged whole: check the disk; the kept file may be removed, then restart.", "损坏的账本已全部恢复：请检查磁盘；可移走保留的文件并重启。" };
+    /// The ledger's files were taken away while it was open, and brought back whole.
+    LedgerRescued = "ledger-rescued", Warning, None, 0,
+        staff { "Nothing to do here; head office has been told.", "门店无需处理；总部已收到通知。" },
+        technician { "Files of the ledger were removed, moved or replaced while the agent ran; every order was brought back. Find out who did it: sales stood still meanwhile.", "代理运行期间账本文件被删除、移动或替换；所有订单均已恢复。请查明原因：期间无法收单。" };
+    /// Orders that were acknowledged may be missing from the ledger.
+    LedgerDoubt = "ledger-doubt", Critical, None, 0,
+        staff { "Some orders of this device may be missing. Sales go on; keep the receipts and call support today.", "本机部分订单可能缺失。营业不受影响；请保留小票并于当天联系技术支持。" },
+        technician { "The ledger's journal is gone, or the ledger is an older copy: orders acknowledged last may be missing. Compare receipts with head office, then remove orders.doubt and restart.", "账本日志丢失，或账本为较早的副本：最后确认的订单可能缺失。请将小票与总部核对，然后删除 orders.doubt 并重启。" };
     /// Orders are kept whose body does not match its digest.
     OrdersDamaged = "orders-damaged", Critical, None, 0,
         staff { "An order was damaged on this device. Keep its receipt and call support with the order number.", "有订单在本机损坏。请保留小票并带订单号联系技术支持。" },

@@ -210,6 +210,10 @@ fn one(
         Behaviour::RejectOrdersWith(text) if order.body.get().contains(text) => {
             Some(result(order, Outcome::Rejected, Some("poison")))
         }
+        Behaviour::QuoteOrdersWith(text) if order.body.get().contains(text) => Some(OrderResult {
+            detail: Some(format!("guest {text} is not served")),
+            ..result(order, Outcome::Rejected, Some("not-served"))
+        }),
         Behaviour::RefuseBatchWith(text) | Behaviour::StatusForBatchWith(text, _)
             if contains(batch, text) =>
         {

@@ -34,6 +34,8 @@ pub enum Behaviour {
     AtMost(usize),
     /// Answers `rejected` for orders whose body contains this text; honest to others.
     RejectOrdersWith(&'static str),
+    /// The same, and quotes the text in its words.
+    QuoteOrdersWith(&'static str),
     /// A captive portal: 200 with a page of HTML.
     Portal,
     /// 302 to another place.
@@ -108,6 +110,7 @@ impl Behaviour {
                 | Self::RepeatResults
                 | Self::ContradictItself
                 | Self::RejectOrdersWith(_)
+                | Self::QuoteOrdersWith(_)
         )
     }
 

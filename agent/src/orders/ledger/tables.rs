@@ -3,8 +3,9 @@
 //! Statements whose cost must not grow with the ledger name their index: left alone, SQLite takes another one at times,
 //! and reads every pending or every settled order for the few that are wanted.
 
-use super::connection::{connect, quick_check, truncate_wal};
+use super::connection::{connect, quick_check, restart_wal, truncate_wal};
 use super::files::is_full;
+use super::lineage::UNMARK;
 use super::model::{
     AuditEntry, Backlog, Facts, Group, Head, Outgoing, Receipt, Record, State, Stored, Waiting,
 };
@@ -86,7 +87,7 @@ impl Tables {
         {
             return Err(OpenError::Damaged(found));
         }
-        match truncate_wal(&connection) {
+        match restart_wal(&connection) {
             // What was accepted must be delivered even so; the WAL is moved as soon as there is room.
             Err(error) if is_full(&error) => tracing::warn!(%error, "no room to move the journal"),
             other => other?,
@@ -126,6 +127,8 @@ impl Tables {
     /// Shows that the disk takes writes and syncs.
     pub(super) fn try_disk(&mut self) -> rusqlite::Result<()> {
         self.write(|t| {
+            // The journal is emptied below.
+            t.execute(UNMARK, [])?;
             t.execute(
                 "INSERT INTO meta(k, v) VALUES('rewritten', '1') ON CONFLICT(k) DO UPDATE SET v = v + 1",
                 [],

@@ -2,6 +2,7 @@ mod at_rest;
 mod capacity;
 mod damage;
 mod shrink;
+mod taken;
 
 use super::*;
 use crate::heartbeat::Heartbeats;

@@ -77,10 +77,13 @@ pub struct Parcel<'a> {
 
 /// Sends orders of one country; every order gets an answer or the parcel as a whole does.
 pub async fn send(sender: &Sender, way: &Way, parcel: Parcel<'_>) -> BatchOutcome {
-    match &sender.protocol {
+    let orders = parcel.orders;
+    let outcome = match &sender.protocol {
         Protocol::Batch(gzip) => batch::send(sender, way, parcel, gzip.as_ref()).await,
         Protocol::Single(rules) => single::send(sender, way, parcel, rules).await,
-    }
+    };
+    let bodies: Vec<&[u8]> = orders.iter().map(|order| order.body.as_slice()).collect();
+    outcome.without_quotes(&bodies)
 }
 
 /// An answer that was read to its end.
