@@ -7,7 +7,8 @@
 //!                                  live first, a share for the backlog                     (see `batch`)
 //!                                            ▼
 //! lane (one per origin):           closed ─ failure ─► open ─► half-open ─ answer ─► closed   (see `lane`)
-//!                                     └─ refused as a whole ─► suspects, halved until one is left
+//!                                     ├─ refused as a whole ─► suspects, halved until one is left
+//!                                     └─ never answered ─► doubted, one by one beside the batches (see `aside`)
 //! ```
 //!
 //! One batch is in flight per origin; in a drain the next one is bound meanwhile (see `lane`). Orders that belong to an
@@ -18,6 +19,7 @@
 //! in the same second.
 
 mod answers;
+mod aside;
 mod batch;
 mod desk;
 mod lane;
@@ -60,8 +62,8 @@ pub struct Dispatcher {
 #[derive(Debug)]
 struct Pause {
     until: Mono,
-    /// Only because this origin did not answer; when it is heard the wait is over.
-    unanswered_by: Option<OriginId>,
+    /// It failed as a probe of this origin; when that is heard or answers another order, the wait is over.
+    probe_of: Option<OriginId>,
 }
 
 impl Dispatcher {
@@ -170,16 +172,24 @@ impl Dispatcher {
             return false;
         };
         let give_up = lane.heard(back.line_up, back.live_at, back.backlog_from, now);
-        let mut freed = HashSet::new();
-        self.pauses.retain(|seq, pause| {
-            let over = pause.unanswered_by.as_ref() == Some(&back.origin);
-            if over {
-                freed.insert(*seq);
-            }
-            !over
-        });
-        self.groups.values_mut().for_each(|queue| queue.ready_now(&freed, now));
+        self.end_waits_for(&back.origin, now);
         give_up
+    }
+
+    /// Tells that an origin says that it is well, and was never away.
+    pub fn well(&mut self, origin: &OriginId, now: Mono) {
+        if let Some(lane) = self.lanes.get_mut(origin) {
+            lane.well(now);
+        }
+    }
+
+    fn end_waits_for(&mut self, origin: &OriginId, now: Mono) {
+        let freed: HashSet<u64> = self
+            .pauses
+            .extract_if(.., |_, pause| pause.probe_of.as_ref() == Some(origin))
+            .map(|(seq, _)| seq)
+            .collect();
+        self.groups.values_mut().for_each(|queue| queue.ready_now(&freed, now));
     }
 
     /// What to do now, and when to ask again if nothing happens before.
@@ -201,6 +211,7 @@ impl Dispatcher {
             self.serve_all(Pass::Bound, now, route, &mut actions);
         }
         self.serve_all(Pass::All, now, route, &mut actions);
+        self.send_aside(now, route, &mut actions);
         for (group, queue) in &mut self.groups {
             let pages = queue.refill(now).into_iter();
             actions.extend(pages.map(|page| Action::Load { group: group.clone(), page }));
@@ -232,7 +243,8 @@ impl Dispatcher {
     fn resend_suspects(&mut self, now: Mono, actions: &mut Vec<Action>) {
         for (origin, lane) in &mut self.lanes {
             if let Some((country, heads)) = lane.next_suspects(now) {
-                actions.push(Action::Send(Sending { origin: origin.clone(), country, heads }));
+                let origin = origin.clone();
+                actions.push(Action::Send(Sending { origin, country, heads, aside: false }));
             }
         }
     }
@@ -293,7 +305,7 @@ impl Dispatcher {
         let heads = queue.take(&batch.seqs);
         self.in_flight.extend(&batch.seqs);
         self.last_served = Some(group.clone());
-        let sending = Sending { origin, country: group.udl.clone(), heads };
+        let sending = Sending { origin, country: group.udl.clone(), heads, aside: false };
         actions.push(if behind { Action::Prepare(sending) } else { Action::Send(sending) });
     }
 
@@ -301,7 +313,12 @@ impl Dispatcher {
     pub fn not_bound(&mut self, sent: &Sending, now: Mono, random: u32) -> Option<Action> {
         self.dropped(&sent.heads);
         if let Some(lane) = self.lanes.get_mut(&sent.origin) {
-            lane.failed(Cause::Busy, None, now, random);
+            if sent.aside {
+                lane.ended_aside();
+            }
+            if !sent.aside || !lane.is_busy() {
+                lane.failed(Cause::Busy, None, now, random);
+            }
         }
         self.groups.values_mut().for_each(Queue::rewind);
         self.next_turn(&sent.origin, now)
@@ -310,12 +327,20 @@ impl Dispatcher {
     /// Tells that some orders of a batch are no longer to be sent (settled or discarded meanwhile).
     pub fn left_out(&mut self, heads: &[Head]) {
         self.dropped(heads);
+        for lane in self.lanes.values_mut() {
+            lane.forget(heads.iter().map(|head| head.seq));
+        }
     }
 
     /// Tells that a batch whose turn it was had nothing left in it.
-    pub fn nothing_left(&mut self, origin: &OriginId, now: Mono) -> Option<Action> {
-        self.lanes.get_mut(origin)?.aborted();
-        self.next_turn(origin, now)
+    pub fn nothing_left(&mut self, sent: &Sending, now: Mono) -> Option<Action> {
+        let lane = self.lanes.get_mut(&sent.origin)?;
+        if sent.aside {
+            lane.ended_aside();
+            return None;
+        }
+        lane.aborted();
+        self.next_turn(&sent.origin, now)
     }
 
     /// The batch to an origin has ended: what becomes of the one that was prepared.
