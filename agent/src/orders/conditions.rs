@@ -265,7 +265,7 @@ mod tests {
             body: None,
             audit: Vec::new(),
         };
-        let at = |minutes| Mono(Duration::from_secs(60 * minutes));
+        let at = |minutes: u64| Mono(Duration::from_secs(60 * minutes));
         let mut watch = Watch::default();
         for minute in 0..60 {
             assert_eq!(watch.oldest(Some(&order(minute)), at(minute)), None);
@@ -280,7 +280,7 @@ mod tests {
     fn a_contradiction_is_told_until_the_order_has_ended_or_nothing_more_is_heard() {
         let origin: OriginId = "us-west".parse().unwrap();
         let both_ways = || ChangeTo::Failed(format!("{CONTRADICTS}: settled and rejected"));
-        let at = |minutes| Mono(Duration::from_secs(60 * minutes));
+        let at = |minutes: u64| Mono(Duration::from_secs(60 * minutes));
         let mut watch = Watch::default();
         watch.answered(&origin, &[change(1, both_ways()), change(2, both_ways())], at(0));
         assert_eq!(watch.contradictions(at(1)).as_deref(), Some("us-west: 2 orders answered both ways"));
