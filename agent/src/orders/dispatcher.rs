@@ -62,8 +62,19 @@ pub struct Dispatcher {
 #[derive(Debug)]
 struct Pause {
     until: Mono,
-    /// It failed as a probe of this origin; when that is heard or answers another order, the wait is over.
-    probe_of: Option<OriginId>,
+    /// What ends the wait before that.
+    ends: Ends,
+}
+
+/// What ends the wait of an order early.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Ends {
+    /// Nothing.
+    Never,
+    /// That this origin returns from an outage.
+    Return(OriginId),
+    /// The same, or that it answers another order: this one was a probe.
+    Answer(OriginId),
 }
 
 impl Dispatcher {
@@ -145,11 +156,11 @@ impl Dispatcher {
         Action::Unhold(Hold::Identity)
     }
 
-    /// The origins that do not answer, and of which nothing was heard since.
+    /// The origins that fail or do not answer, did not ask for patience, and of which nothing was heard since.
     #[must_use]
-    pub fn silent(&self) -> Vec<Silent> {
+    pub fn silent(&self, now: Mono) -> Vec<Silent> {
         let silent = self.lanes.iter().filter_map(|(origin, lane)| {
-            let (since, country) = (lane.silent_since()?, lane.country.clone()?);
+            let (since, country) = (lane.silent_since(now)?, lane.country.clone()?);
             Some(Silent { origin: origin.clone(), country, since, urgent: self.has_live(origin) })
         });
         silent.collect()
@@ -168,11 +179,12 @@ impl Dispatcher {
     /// Tells that an origin that was silent was heard. True when the batch under way to it was sent before and
     /// should be given up: it may hang for long on a connection that is dead.
     pub fn heard(&mut self, back: &Return, now: Mono) -> bool {
-        let Some(lane) = self.lanes.get_mut(&back.origin).filter(|lane| lane.silent_since().is_some()) else {
+        let Some(lane) = self.lanes.get_mut(&back.origin).filter(|lane| lane.silent_since(now).is_some())
+        else {
             return false;
         };
         let give_up = lane.heard(back.line_up, back.live_at, back.backlog_from, now);
-        self.end_waits_for(&back.origin, now);
+        self.end_waits(&[Ends::Return(back.origin.clone()), Ends::Answer(back.origin.clone())], now);
         give_up
     }
 
@@ -183,12 +195,9 @@ impl Dispatcher {
         }
     }
 
-    fn end_waits_for(&mut self, origin: &OriginId, now: Mono) {
-        let freed: HashSet<u64> = self
-            .pauses
-            .extract_if(.., |_, pause| pause.probe_of.as_ref() == Some(origin))
-            .map(|(seq, _)| seq)
-            .collect();
+    fn end_waits(&mut self, which: &[Ends], now: Mono) {
+        let over = self.pauses.extract_if(.., |_, pause| which.contains(&pause.ends));
+        let freed: HashSet<u64> = over.map(|(seq, _)| seq).collect();
         self.groups.values_mut().for_each(|queue| queue.ready_now(&freed, now));
     }
 
@@ -356,7 +365,7 @@ impl Dispatcher {
     }
 
     fn wake_at(&self, now: Mono) -> Option<Mono> {
-        let lanes = self.lanes.values().filter_map(Lane::wakes_at);
+        let lanes = self.lanes.values().filter_map(|lane| lane.wakes_at(now));
         let heads = self.groups.values().flat_map(|queue| queue.live().chain(queue.backlog()));
         lanes.chain(heads.map(|(_, ready_at)| *ready_at)).filter(|at| *at > now).min()
     }

@@ -257,7 +257,7 @@ impl Flow {
 
     /// Sends the probes that are due; gives when the next ones are.
     fn look_for_silent_origins(&self, work: &mut Work, now: Mono) -> Option<Mono> {
-        work.recovery.watch(work.dispatcher.silent(), now);
+        work.recovery.watch(work.dispatcher.silent(now), now);
         for (origin, country, probe) in work.recovery.due(now) {
             let query = RouteQuery { country: &country, user: None, bound: Some(&origin) };
             let looking = self.routes.look_for(query, probe);

@@ -4,7 +4,7 @@ use super::aside::{TIME_TO_LOOK, refused};
 use super::lane::{Cause, Lane};
 use super::model::{Action, Sending};
 use super::queue::Queue;
-use super::{Dispatcher, Pause};
+use super::{Dispatcher, Ends, Pause};
 use crate::clock::Mono;
 use crate::orders::backoff::Backoff;
 use crate::orders::ledger::{CONFLICT, Change, ChangeTo, Group, Head, Hold};
@@ -33,7 +33,7 @@ impl Dispatcher {
         };
         if !was_closed && self.lane(&sent.origin).is_closed() {
             // What failed as a probe waited for the origin, and that is there.
-            self.end_waits_for(&sent.origin, now);
+            self.end_waits(&[Ends::Answer(sent.origin.clone())], now);
         }
         let over = changes.iter().filter(|change| is_final(&change.to)).map(|change| change.seq);
         self.lane(&sent.origin).forget(over);
@@ -85,8 +85,7 @@ impl Dispatcher {
                 changes.extend(each(sent, |_| ChangeTo::Failed(detail.clone())));
             }
             BatchOutcome::Busy { failing, detail, retry_after } => {
-                let asked = !failing || retry_after.is_some();
-                let cause = if asked { Cause::Busy } else { Cause::Failing };
+                let cause = if *failing { Cause::Failing } else { Cause::Busy };
                 self.failed(sent, cause, *retry_after, now, random);
                 self.give_back(sent, true, now, random);
                 changes.extend(each(sent, |_| ChangeTo::Failed(detail.clone())));
@@ -138,7 +137,7 @@ impl Dispatcher {
             return Vec::new();
         }
         for head in &sent.heads {
-            self.put_back(sent, head.clone(), now, now, None);
+            self.put_back(sent, head.clone(), now, now, Ends::Never);
         }
         let changes: Vec<Change> = each(sent, |_| ChangeTo::Withdrawn).collect();
         if changes.is_empty() { Vec::new() } else { vec![Action::Record(changes)] }
@@ -190,7 +189,7 @@ impl Dispatcher {
             },
             OrderVerdict::Retry(wait, detail) => {
                 let wait = wait.unwrap_or_else(|| alone(head, random));
-                self.put_back(sent, sent_once_more(head), now, now.plus(wait), None);
+                self.put_back(sent, sent_once_more(head), now, now.plus(wait), Ends::Never);
                 ChangeTo::Failed(detail.clone())
             }
         }
@@ -202,22 +201,15 @@ impl Dispatcher {
         let alone_and_counted = sent.heads.len() == 1 && counts;
         for head in &sent.heads {
             let ready_at = if alone_and_counted { now.plus(alone(head, random)) } else { now };
-            self.put_back(sent, sent_once_more(head), now, ready_at, Some(&sent.origin));
+            self.put_back(sent, sent_once_more(head), now, ready_at, Ends::Answer(sent.origin.clone()));
         }
     }
 
     /// What was prepared is bound now, so it goes into the window of its origin; or, when that window has not been read
     /// so far, it is read in its turn.
-    pub(super) fn put_back(
-        &mut self,
-        sent: &Sending,
-        head: Head,
-        now: Mono,
-        ready_at: Mono,
-        probe_of: Option<&OriginId>,
-    ) {
+    pub(super) fn put_back(&mut self, sent: &Sending, head: Head, now: Mono, ready_at: Mono, ends: Ends) {
         if ready_at > now {
-            let pause = Pause { until: ready_at, probe_of: probe_of.cloned() };
+            let pause = Pause { until: ready_at, ends };
             self.pauses.insert(head.seq, pause);
         }
         let group = Group { origin: Some(sent.origin.clone()), udl: sent.country.clone() };

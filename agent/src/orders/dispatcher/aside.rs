@@ -11,16 +11,16 @@
 //! Promises:
 //! - An order that the origin never answers costs other orders the wait for one answer, once. After that it is alone
 //!   on its way, and batches go as if it were not there.
-//! - Those that were doubted without reason go before those that were tried more often.
+//! - Those that were doubted without reason go before those that were tried more often, and two may be on their way.
 //! - Nothing but the origin's word ends such an order: it stays pending and bound, and is tried at least once in a
 //!   minute and the time that an answer may take.
 //! - What an order meets aside says little of the origin: it moves the lane only when the origin asks for patience or
 //!   refuses who we are, when nobody can be reached, or when nothing was answered since the lane was open.
 
-use super::answers::alone;
+use super::answers::{alone, sent_once_more};
 use super::lane::Cause;
 use super::model::{Action, Route, RouteQuery, Sending};
-use super::{Change, ChangeTo, Dispatcher};
+use super::{Change, ChangeTo, Dispatcher, Ends};
 use crate::clock::Mono;
 use crate::orders::ledger::{Group, Head, Hold};
 use crate::orders::outcome::{BatchOutcome, OrderVerdict};
@@ -33,7 +33,7 @@ use std::time::Duration;
 pub(super) const TIME_TO_LOOK: Duration = Duration::from_secs(2);
 
 impl Dispatcher {
-    /// Sends what goes beside the batches: of each origin one order at a time.
+    /// Sends what goes beside the batches: of each origin one order, and another when it is asked again.
     pub(super) fn send_aside(
         &mut self,
         now: Mono,
@@ -116,21 +116,23 @@ impl Dispatcher {
             }
             BatchOutcome::Busy { failing, detail, retry_after } => {
                 let asked = !failing || retry_after.is_some();
-                let cause = if asked { Cause::Busy } else { Cause::Failing };
-                let moves = (asked || self.is_unproven(&sent.origin))
-                    && self.failed_aside(sent, cause, *retry_after, now, random);
-                self.wait_alone(sent, moves, *retry_after, now, random);
+                let cause = if *failing { Cause::Failing } else { Cause::Busy };
+                if asked || self.is_unproven(&sent.origin) {
+                    self.failed_aside(sent, cause, *retry_after, now, random);
+                }
+                self.wait_alone(sent, *retry_after, now, random);
                 all(ChangeTo::Failed(detail.clone()))
             }
             BatchOutcome::Stalled(detail) => {
-                let moves = self.is_unproven(&sent.origin)
-                    && self.failed_aside(sent, Cause::NoAnswer, Some(TIME_TO_LOOK), now, random);
-                self.wait_alone(sent, moves, None, now, random);
+                if self.is_unproven(&sent.origin) {
+                    self.failed_aside(sent, Cause::NoAnswer, Some(TIME_TO_LOOK), now, random);
+                }
+                self.wait_alone(sent, None, now, random);
                 all(ChangeTo::Failed(detail.clone()))
             }
             BatchOutcome::Unreachable(detail) | BatchOutcome::NotTheOrigin(detail) => {
-                let moves = self.failed_aside(sent, Cause::NoAnswer, None, now, random);
-                self.wait_alone(sent, moves, None, now, random);
+                self.failed_aside(sent, Cause::NoAnswer, None, now, random);
+                self.wait_alone(sent, None, now, random);
                 all(ChangeTo::Failed(detail.clone()))
             }
             // One order has one answer, so the rest is the whole.
@@ -148,7 +150,7 @@ impl Dispatcher {
     ) -> Vec<Change> {
         self.dropped(&sent.heads);
         self.lane(&sent.origin).doubt(&sent.heads);
-        self.wait_alone(sent, false, None, now, random);
+        self.wait_alone(sent, None, now, random);
         let failed = |head: &Head| Change { seq: head.seq, to: ChangeTo::Failed(detail.to_owned()) };
         sent.heads.iter().map(failed).collect()
     }
@@ -158,8 +160,8 @@ impl Dispatcher {
         !self.lane(origin).is_closed()
     }
 
-    /// Opens the lane, if no batch is under way that will say more. It counts as a first failure however often the
-    /// order failed: others shall not wait for long because of it.
+    /// Opens the lane, if no batch is under way that will say more. However often the order fails, it
+    /// counts no more than once: others shall not wait for long because of it.
     fn failed_aside(
         &mut self,
         sent: &Sending,
@@ -167,20 +169,20 @@ impl Dispatcher {
         least: Option<Duration>,
         now: Mono,
         random: u32,
-    ) -> bool {
+    ) {
         let lane = self.lane(&sent.origin);
-        if lane.is_busy() {
-            return false;
+        if !lane.is_busy() {
+            lane.count_once_less();
+            self.failed(sent, cause, least, now, random);
         }
-        lane.forgive_failures();
-        self.failed(sent, cause, least, now, random)
     }
 
-    fn wait_alone(&mut self, sent: &Sending, probe: bool, least: Option<Duration>, now: Mono, random: u32) {
-        let probe_of = probe.then_some(&sent.origin);
+    /// That others are answered is no reason to try it earlier, but that the origin was away is.
+    fn wait_alone(&mut self, sent: &Sending, least: Option<Duration>, now: Mono, random: u32) {
         for head in &sent.heads {
             let ready_at = now.plus(alone(head, random).max(least.unwrap_or_default()));
-            self.put_back(sent, super::answers::sent_once_more(head), now, ready_at, probe_of);
+            let ends = Ends::Return(sent.origin.clone());
+            self.put_back(sent, sent_once_more(head), now, ready_at, ends);
         }
     }
 }

@@ -47,6 +47,8 @@ const TARGET: Duration = Duration::from_secs(2);
 const QUICK: Duration = Duration::from_millis(500);
 /// An order that was sent so often in vain goes beside the others.
 const ALONE_AFTER: u32 = 3;
+/// Orders under way beside the batches: while one hangs, another may turn out to be innocent.
+const MOST_ASIDE: u8 = 2;
 /// Orders that are remembered as doubted. Beyond that all are forgotten: no single one of so many is the culprit.
 const MOST_DOUBTED: usize = 2_048;
 /// So many failures in a row are laid on single orders when the origin says that it is well.
@@ -70,7 +72,7 @@ pub enum Cause {
     NoAnswer,
     /// It asked for patience.
     Busy,
-    /// It failed, and did not say for how long.
+    /// It failed.
     Failing,
     /// It does not accept who we are.
     Identity,
@@ -115,6 +117,8 @@ pub(super) struct Lane {
     heard: bool,
     /// The line came back while a batch from before was under way: live orders may go then.
     resume_at: Option<Mono>,
+    /// The origin asked to be left alone until then.
+    asked_until: Mono,
     /// The backlog may go from then on.
     backlog_from: Mono,
     /// What had come when the origin last failed.
@@ -128,8 +132,8 @@ pub(super) struct Lane {
     live_in_a_row: u8,
     suspects: VecDeque<(Country, Vec<Head>)>,
     live_before_suspects: bool,
-    /// An order is under way beside the batches.
-    aside: bool,
+    /// So many orders are under way beside the batches.
+    aside: u8,
     /// Orders of batches that were never answered.
     doubted: HashSet<u64>,
 }
@@ -147,6 +151,7 @@ impl Lane {
             down_since: None,
             heard: false,
             resume_at: None,
+            asked_until: Mono::default(),
             backlog_from: Mono::default(),
             boundary: 0,
             country: None,
@@ -156,7 +161,7 @@ impl Lane {
             live_in_a_row: 0,
             suspects: VecDeque::new(),
             live_before_suspects: false,
-            aside: false,
+            aside: 0,
             doubted: HashSet::new(),
         }
     }
@@ -286,6 +291,7 @@ impl Lane {
         self.failures = 0;
         self.down_since = None;
         self.resume_at = None;
+        self.asked_until = Mono::default();
         self.become_(LaneState::Closed, now);
     }
 
@@ -307,6 +313,9 @@ impl Lane {
                 BACKOFF.wait(self.failures, random).max(least.unwrap_or_default())
             }
         };
+        if let (Cause::Busy | Cause::Failing, Some(asked)) = (cause, least) {
+            self.asked_until = now.plus(asked);
+        }
         self.become_(LaneState::Open { until: now.plus(wait), cause }, now);
         true
     }
@@ -319,9 +328,9 @@ impl Lane {
     }
 
     /// Since when it fails or does not answer, if a look at it may help; `None` also when it was heard since.
-    pub(super) fn silent_since(&self) -> Option<Mono> {
+    pub(super) fn silent_since(&self, now: Mono) -> Option<Mono> {
         let silent = matches!(self.cause(), Some(Cause::NoAnswer | Cause::Failing));
-        self.down_since.filter(|_| silent && !self.heard)
+        self.down_since.filter(|_| silent && !self.heard && self.asked_until <= now)
     }
 
     const fn cause(&self) -> Option<Cause> {
@@ -334,7 +343,7 @@ impl Lane {
     /// The origin was heard. True when a batch is under way that was sent before `line_up`: it may hang for long on a
     /// connection that is dead, and should be given up.
     pub(super) fn heard(&mut self, line_up: Mono, live_at: Mono, backlog_from: Mono, now: Mono) -> bool {
-        if self.silent_since().is_none() {
+        if self.silent_since(now).is_none() {
             return false;
         }
         (self.heard, self.failures, self.backlog_from) = (true, 0, backlog_from);
@@ -354,7 +363,7 @@ impl Lane {
     /// The origin says that it is well, and nothing says that it was not all along. So the batch is to blame for what
     /// failed, and others may go; but when one after the other fails, the word is believed no longer.
     pub(super) fn well(&mut self, now: Mono) {
-        let Some(cause) = self.cause().filter(|_| self.silent_since().is_some()) else { return };
+        let Some(cause) = self.cause().filter(|_| self.silent_since(now).is_some()) else { return };
         self.heard = self.failures <= BELIEVED;
         let over = self.heard || cause == Cause::Failing;
         if over && matches!(self.state, LaneState::Open { .. }) {
@@ -397,20 +406,20 @@ impl Lane {
     }
 
     pub(super) fn ready_aside(&self, now: Mono) -> bool {
-        !self.aside && self.sends_aside() && self.ready_for_backlog(now)
+        self.aside < MOST_ASIDE && self.sends_aside() && self.ready_for_backlog(now)
     }
 
     pub(super) const fn started_aside(&mut self) {
-        self.aside = true;
+        self.aside += 1;
     }
 
     pub(super) const fn ended_aside(&mut self) {
-        self.aside = false;
+        self.aside = self.aside.saturating_sub(1);
     }
 
-    /// The next failure counts as the first.
-    pub(super) const fn forgive_failures(&mut self) {
-        self.failures = 0;
+    /// The next failure does not count, unless it is the first.
+    pub(super) const fn count_once_less(&mut self) {
+        self.failures = self.failures.saturating_sub(1);
     }
 
     /// The origin answered for an order that went aside.
@@ -453,10 +462,11 @@ impl Lane {
         Some((country, heads))
     }
 
-    /// When waiting ends; `None` while an answer is awaited.
-    pub(super) fn wakes_at(&self) -> Option<Mono> {
+    /// When waiting ends, or looking for the origin may begin; `None` while an answer is awaited.
+    pub(super) fn wakes_at(&self, now: Mono) -> Option<Mono> {
         match self.state {
             _ if self.sent_at.is_some() => None,
+            LaneState::Open { .. } if self.asked_until > now => Some(self.asked_until),
             LaneState::Open { until, .. } => Some(until),
             _ => Some(self.backlog_from),
         }

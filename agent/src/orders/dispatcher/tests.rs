@@ -174,7 +174,7 @@ impl World {
             self.now = end;
             return false;
         };
-        self.recovery.watch(self.dispatcher.silent(), self.now);
+        self.recovery.watch(self.dispatcher.silent(self.now), self.now);
         loop {
             for (origin, _, probe) in self.recovery.due(self.now) {
                 if probe == Probe::Greet {
@@ -270,9 +270,13 @@ impl World {
     }
 
     fn send(&mut self, sending: Sending) {
-        let other = |other: &Sending| other.origin == sending.origin && other.aside == sending.aside;
-        let busy = self.flying.iter().any(|(_, flying)| other(flying));
-        assert!(!busy, "two batches are on the wire to {}", sending.origin);
+        let same = |other: &Sending| other.origin == sending.origin && other.aside == sending.aside;
+        let under_way = self.flying.iter().filter(|(_, flying)| same(flying)).count();
+        assert!(
+            under_way <= usize::from(sending.aside) && (!sending.aside || sending.heads.len() == 1),
+            "two batches are on the wire to {}",
+            sending.origin
+        );
         let seqs: Vec<u64> = sending.heads.iter().map(|head| head.seq).collect();
         self.sends.push((sending.origin.clone(), seqs.len()));
         let takes = self.hangs.as_ref().filter(|(bad, _)| bad.iter().any(|seq| seqs.contains(seq)));

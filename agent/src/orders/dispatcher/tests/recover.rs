@@ -149,7 +149,7 @@ fn the_breaker_opens_tries_one_order_and_closes() {
     world.post(20, "US");
     world.answers("a", |_, _| BatchOutcome::Busy { failing: true, detail: "503".into(), retry_after: None });
     world.run_for(Duration::ZERO);
-    assert!(matches!(only_lane(&world), LaneState::Open { cause: Cause::Busy, .. }));
+    assert!(matches!(only_lane(&world), LaneState::Open { cause: Cause::Failing, .. }));
     world.run_for(MINUTE);
     assert!(world.sends[1..].iter().all(|(_, size)| *size == 1), "{:?}", world.sends);
     world.answers("a", settle_all);
@@ -241,6 +241,27 @@ fn an_origin_that_says_it_is_well_and_fails_is_tried_now_and_then() {
     assert!((60..200).contains(&tries), "{tries} tries in twenty minutes");
     world.run_for(SECOND * 17);
     assert_eq!(world.settled(), 30);
+}
+
+/// Balancers like to ask for a second or two.
+#[test]
+fn a_short_wait_that_was_asked_for_is_followed_by_looking_for_health() {
+    let back = Mono::default().plus(MINUTE * 20);
+    let mut world = World::new(34);
+    world.answers("a", move |seqs, now| {
+        if now < back {
+            let retry_after = Some(SECOND * 2);
+            BatchOutcome::Busy { failing: true, detail: "503".into(), retry_after }
+        } else {
+            settle_all(seqs, now)
+        }
+    });
+    world.is_up = Some(Box::new(move |_, probe, now| probe == Probe::Knock || now >= back));
+    world.post(30, "US");
+    world.run_for(MINUTE * 20 - SECOND);
+    world.post(1, "US");
+    world.run_for(SECOND * 6);
+    assert!(settled_at(&world, 31).is_some_and(|at| at <= back.plus(SECOND * 4)), "it waits");
 }
 
 #[test]
