@@ -110,12 +110,6 @@ impl Dispatcher {
                 self.lane(&sent.origin).answered_aside(now);
                 all(refused(matches!(outcome, BatchOutcome::TooLarge(_)), detail))
             }
-            // Held orders are freed when the lane's wait is over, so it must have one. A batch under way will be told the
-            // same.
-            BatchOutcome::IdentityRefused(detail) if self.lane(&sent.origin).is_busy() => {
-                self.wait_alone(sent, None, now, random);
-                all(ChangeTo::Failed(detail.clone()))
-            }
             BatchOutcome::IdentityRefused(detail) => {
                 self.failed_aside(sent, Cause::Identity, None, now, random);
                 all(ChangeTo::Held(Hold::Identity, detail.clone()))
