@@ -325,7 +325,7 @@ impl Dispatcher {
             if sent.aside {
                 lane.ended_aside();
             }
-            if !sent.aside || !lane.is_busy() {
+            if !sent.aside || lane.hears_aside() {
                 lane.failed(Cause::Busy, None, now, random);
             }
         }

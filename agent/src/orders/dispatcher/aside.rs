@@ -110,6 +110,11 @@ impl Dispatcher {
                 self.lane(&sent.origin).answered_aside(now);
                 all(refused(matches!(outcome, BatchOutcome::TooLarge(_)), detail))
             }
+            // Held orders are freed when the lane's wait for another identity is over, so it must have one.
+            BatchOutcome::IdentityRefused(detail) if !self.lane(&sent.origin).hears_aside() => {
+                self.wait_alone(sent, None, now, random);
+                all(ChangeTo::Failed(detail.clone()))
+            }
             BatchOutcome::IdentityRefused(detail) => {
                 self.failed_aside(sent, Cause::Identity, None, now, random);
                 all(ChangeTo::Held(Hold::Identity, detail.clone()))
@@ -160,7 +165,7 @@ impl Dispatcher {
         !self.lane(origin).is_closed()
     }
 
-    /// Opens the lane, if no batch is under way that will say more. However often the order fails, it
+    /// Opens the lane, if it hears of what goes aside. However often the order fails, it
     /// counts no more than once: others shall not wait for long because of it.
     fn failed_aside(
         &mut self,
@@ -171,7 +176,7 @@ impl Dispatcher {
         random: u32,
     ) {
         let lane = self.lane(&sent.origin);
-        if !lane.is_busy() {
+        if lane.hears_aside() {
             lane.count_once_less();
             self.failed(sent, cause, least, now, random);
         }

@@ -424,9 +424,15 @@ impl Lane {
 
     /// The origin answered for an order that went aside.
     pub(super) fn answered_aside(&mut self, now: Mono) {
-        if !self.is_busy() {
+        if self.hears_aside() {
             self.answered(now);
         }
+    }
+
+    /// Whether what an order meets aside moves the lane: not while a batch is under way, whose answer says more, and
+    /// not while it is open, or a wait that was asked for, or at whose end held orders are freed, would be forgotten.
+    pub(super) const fn hears_aside(&self) -> bool {
+        !self.is_busy() && !matches!(self.state, LaneState::Open { .. })
     }
 
     /// A batch was refused as a whole. True when it was a single order, which is then the culprit; else it will be
