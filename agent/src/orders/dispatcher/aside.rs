@@ -30,7 +30,7 @@ use std::time::Duration;
 
 /// Least wait of a lane after a batch that was never answered: a look at the origin's health fits in before the next
 /// probe, which may then be an order that is not doubted.
-pub(super) const TIME_TO_LOOK: Duration = Duration::from_secs(2);
+pub(super) const TIME_TO_LOOK: Duration = Duration::from_secs(5);
 
 impl Dispatcher {
     /// Sends what goes beside the batches: of each origin one order, and another when it is asked again.

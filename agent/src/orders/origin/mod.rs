@@ -102,6 +102,10 @@ impl Answer {
 async fn exchange(sender: &Sender, request: reqwest::RequestBuilder) -> Result<Answer, BatchOutcome> {
     let response = match tokio::time::timeout(sender.deadline, request.send()).await {
         Ok(Ok(response)) => response,
+        // The client has a deadline of its own; a connection that is never made is another matter.
+        Ok(Err(error)) if error.is_timeout() && !error.is_connect() => {
+            return Err(BatchOutcome::Stalled(explain(&error.without_url())));
+        }
         // The address may hold an order's number, which belongs in no log.
         Ok(Err(error)) => return Err(BatchOutcome::Unreachable(explain(&error.without_url()))),
         Err(_) => {
@@ -113,6 +117,9 @@ async fn exchange(sender: &Sender, request: reqwest::RequestBuilder) -> Result<A
     match read_limited(response, MAX_ANSWER_BYTES, sender.deadline).await {
         Ok(body) => Ok(Answer { status, headers, body }),
         Err(error @ BodyError::TimedOut { .. }) => Err(BatchOutcome::Stalled(explain(&error))),
+        Err(BodyError::Broken(error)) if error.is_timeout() => {
+            Err(BatchOutcome::Stalled(explain(&error.without_url())))
+        }
         Err(error) => Err(BatchOutcome::Unreachable(explain(&error))),
     }
 }
