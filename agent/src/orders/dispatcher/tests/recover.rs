@@ -239,7 +239,8 @@ fn an_origin_that_says_it_is_well_and_fails_is_tried_now_and_then() {
     world.run_for(MINUTE * 20);
     let tries = world.log.len();
     assert!((60..200).contains(&tries), "{tries} tries in twenty minutes");
-    world.run_for(SECOND * 17);
+    // The pace of the knocks and of the looks behind them.
+    world.run_for(SECOND * 32);
     assert_eq!(world.settled(), 30);
 }
 
