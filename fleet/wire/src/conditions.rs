@@ -165,6 +165,26 @@ conditions! {
     KeyConflict = "key-conflict", Warning, None, 0,
         staff { "Two different orders came with one number. Call support with the order number.", "两张不同的订单使用了同一编号。请带订单号联系技术支持。" },
         technician { "A key was reused with other content: the till repeats its numbers; let it send Idempotency-Key.", "同一键对应不同内容：收银软件重复编号，应发送 Idempotency-Key。" };
+    /// An origin answers and takes no orders.
+    OriginTakesNoOrders = "origin-takes-no-orders", Warning, Some(Condition::OriginUnreachable), 300,
+        staff { "Orders are kept and will be sent later. Nothing to do here; head office has been told.", "订单已保存，稍后自动发送。门店无需处理；总部已收到通知。" },
+        technician { "The origin is there but has answered orders with 429 or 5xx for minutes: tell the people who run it; orders are tried again by themselves.", "源站可达，但数分钟来一直以 429 或 5xx 应答订单：请通知源站负责人；订单会自动重试。" };
+    /// The oldest pending order does not leave.
+    OrdersWaiting = "orders-waiting", Warning, Some(Condition::LineDown), 0,
+        staff { "Some orders have been waiting for long. Sales go on; head office has been told.", "部分订单等待较久。营业不受影响；总部已收到通知。" },
+        technician { "The oldest pending order has not left for 15 minutes: read its last error; if its origin never answers for it, ask there what it does with this order.", "最早的待发订单已 15 分钟未送出：请查看其最近一次错误；若源站始终不应答，请查明源站如何处理该订单。" };
+    /// Orders wait for one that was discarded.
+    OrdersStranded = "orders-stranded", Warning, None, 0,
+        staff { "A refund or change waits because its sale was discarded. Call support with the order number.", "有退款或改单因原单已作废而等待。请带订单号联系技术支持。" },
+        technician { "Orders are held for an order that was discarded and will never be settled: retry each with the device's token, or discard it.", "订单等待的原单已作废，不会再结算：请用设备令牌逐一重试或作废。" };
+    /// An origin answered both ways for one order.
+    OriginContradictsItself = "origin-contradicts-itself", Warning, None, 0,
+        staff { "Orders are kept. Nothing to do here; head office has been told.", "订单已保存。门店无需处理；总部已收到通知。" },
+        technician { "The origin gave two different answers for one order, so neither counts and the order is sent again: tell the people who run it, with the order's number.", "源站对同一订单给出两种应答，均不作数并将重发：请带订单号通知源站负责人。" };
+    /// A shadow origin judges many orders otherwise.
+    ShadowsDiffer = "shadows-differ", Info, None, 0,
+        staff { "Nothing to do here; orders are sent as usual.", "门店无需处理；订单照常发送。" },
+        technician { "A shadow origin judges many orders otherwise than their own: see the examples in the status and do not move stores there before they are explained.", "影子源站对许多订单的判断与原源站不同：请查看状态中的示例，原因查明前勿将门店切换过去。" };
     /// MQTT is not connected.
     RelayDisconnected = "relay-disconnected", Warning, Some(Condition::LineDown), 10,
         staff { "Head office cannot see this device right now. Sales go on.", "总部暂时看不到本机。营业不受影响。" },

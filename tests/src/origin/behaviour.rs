@@ -30,6 +30,8 @@ pub enum Behaviour {
     RefuseBatchWith(&'static str),
     /// Answers this status to every batch in which a body contains this text; honest to others.
     StatusForBatchWith(&'static str, u16),
+    /// Neither records nor answers a batch in which a body contains this text; honest to others.
+    StallOn(&'static str),
     /// Answers 413 to every batch of more orders than this; honest to others.
     AtMost(usize),
     /// Answers `rejected` for orders whose body contains this text; honest to others.

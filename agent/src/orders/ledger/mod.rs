@@ -334,6 +334,14 @@ impl Ledger {
         self.read(move |tables| tables.page(state, after, limit.clamp(1, 200))).await
     }
 
+    /// How many orders wait for one that was discarded.
+    ///
+    /// # Errors
+    /// When the disk failed.
+    pub async fn stranded(&self) -> Result<u64, LedgerError> {
+        self.read(Tables::stranded).await
+    }
+
     /// Counts and ages.
     ///
     /// # Errors

@@ -406,6 +406,21 @@ impl Tables {
             .collect()
     }
 
+    /// Orders that wait for one that was discarded: nothing but a person ends that.
+    pub(super) fn stranded(&self) -> rusqlite::Result<u64> {
+        self.connection
+            .prepare_cached(
+                "SELECT count(*) FROM orders w
+                 WHERE w.state = 1 AND w.state NOT IN (0, 2) AND w.why = 'depends_on' AND 4 =
+                   (SELECT s.state FROM orders s WHERE s.seq = max(
+                     coalesce((SELECT max(seq) FROM orders WHERE key = w.depends_on AND conflict_with IS NULL
+                               AND order_no = w.depends_on), 0),
+                     coalesce((SELECT max(seq) FROM orders WHERE order_no = w.depends_on AND order_no <> key
+                               AND conflict_with IS NULL), 0)))",
+            )?
+            .query_row([], |row| row.get(0))
+    }
+
     pub(super) fn page(
         &self,
         state: Option<State>,
