@@ -6,7 +6,7 @@
 use super::connection::{connect, quick_check, truncate_wal};
 use super::files::is_full;
 use super::model::{
-    AuditEntry, Backlog, Facts, Group, Head, Outgoing, Receipt, Record, State, Stored, Waiting,
+    AuditEntry, Backlog, Facts, Group, Head, Receipt, Record, State, Stored, Waiting,
 };
 use super::reconcile::{self, UNCONFIRMED};
 use super::schema::{self, MigrationError};
@@ -260,32 +260,6 @@ impl Tables {
                 })
             })?
             .collect()
-    }
-
-    pub(super) fn outgoing(&self, seqs: &[u64]) -> rusqlite::Result<Vec<Stored<Outgoing>>> {
-        let mut statement = self.connection.prepare_cached(
-            "SELECT seq, id, key, order_no, sha256, accepted_at, body, sealed FROM orders
-             WHERE seq = ?1 AND state = 0 AND body IS NOT NULL",
-        )?;
-        let mut orders = Vec::with_capacity(seqs.len());
-        for seq in seqs {
-            let order = statement
-                .query_row([seq], |row| {
-                    let value = Outgoing {
-                        seq: row.get(0)?,
-                        id: row.get(1)?,
-                        key: row.get(2)?,
-                        order_no: row.get(3)?,
-                        sha256: row.get(4)?,
-                        accepted_at: Timestamp::from_millis(row.get(5)?),
-                        body: row.get(6)?,
-                    };
-                    Ok(Stored { value, sealed: row.get(7)? })
-                })
-                .optional()?;
-            orders.extend(order);
-        }
-        Ok(orders)
     }
 
     pub(super) fn facts(&self) -> rusqlite::Result<Facts> {
