@@ -151,7 +151,9 @@ fn ratios(figures: &mut Figures, disks: &[Disk]) {
     let many = figures.ratio(accept(64, Who::Agent), accept(64, Who::Sqlite), "orders/s");
     figures.aim("4 ms syncs, 64 tills: orders/s of SQLite group commit (0.8 or more)", many, |r| r >= 0.8);
     let sealed = figures.ratio(accept(64, Who::Agent), accept(64, Who::Unsealed), "orders/s");
-    figures.aim("4 ms syncs, 64 tills: orders/s of an agent with plain bodies (0.9 or more)", sealed, |r| r >= 0.9);
+    figures.aim("4 ms syncs, 64 tills: orders/s of an agent with plain bodies (0.9 or more)", sealed, |r| {
+        r >= 0.9
+    });
     let one = figures.ratio(accept(1, Who::Agent), accept(1, Who::Append), "p99 ms");
     figures.aim("4 ms syncs, 1 till: p99 in p99s of write + fdatasync (3 or less)", one, |r| r <= 3.0);
     let drained = figures.ratio(drain(Disk::Slow, Who::Agent), drain(Disk::Slow, Who::Plain), "orders/s");
