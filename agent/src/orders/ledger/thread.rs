@@ -340,13 +340,14 @@ impl Source<'_> {
     /// Takes what came while a group was written, or waits for the company that is expected. It looks every so often
     /// instead of being woken by each of them: being woken costs as much as writing an order.
     fn more(&mut self, writes: &mut Vec<Request>, bytes: usize, company: &mut Company) {
+        let begun = mono();
         while !self.drain(writes, bytes)
-            && company.is_missed_by(accepts(writes).min(GROUP_WRITES))
+            && company.is_missed_by(accepts(writes).min(GROUP_WRITES), mono().after(begun))
             && self.has_place(writes, bytes)
         {
-            let begun = mono();
-            std::thread::sleep(LOOK_EVERY.min(company.patience));
-            company.patience = company.patience.saturating_sub(mono().after(begun));
+            let asleep = mono();
+            std::thread::sleep(LOOK_EVERY);
+            company.waited(mono().after(asleep));
         }
     }
 }
