@@ -6,16 +6,16 @@ use sea_orm_migration::schema::{
 };
 
 /// Drafts, and who put a published table forward.
-pub struct M0005Drafts;
+pub struct M0006Drafts;
 
-impl MigrationName for M0005Drafts {
+impl MigrationName for M0006Drafts {
     fn name(&self) -> &'static str {
-        "m0005_route_drafts"
+        "m0006_route_drafts"
     }
 }
 
 #[async_trait::async_trait]
-impl MigrationTrait for M0005Drafts {
+impl MigrationTrait for M0006Drafts {
     async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
         let mut drafts = Table::create();
         drafts

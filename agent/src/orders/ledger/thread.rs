@@ -18,7 +18,7 @@ use super::room::give_up_ballast;
 use super::seal::Keys;
 use super::tables::Tables;
 use super::writes::{self, Intervened, Move, count_new};
-use super::{LedgerError, LedgerSettings, Storage};
+use super::{LedgerError, LedgerSettings, Storage, lineage};
 use crate::clock::{Mono, mono};
 use crate::heartbeat::Heartbeat;
 use rusqlite::Transaction;
@@ -35,6 +35,8 @@ const GROUP_WRITES: usize = 256;
 const GROUP_BYTES: usize = 1024 * 1024;
 /// What an order counts beside its body.
 const ORDER_BYTES: usize = 256;
+/// How often the thread looks whether those whom a group waits for have come.
+const LOOK_EVERY: Duration = Duration::from_micros(100);
 type Reply<T> = oneshot::Sender<Result<T, LedgerError>>;
 /// Gives the error back that it met, beside telling the asker.
 type ReadWork = Box<dyn FnOnce(Result<&Tables, LedgerError>) -> Option<rusqlite::Error> + Send>;
@@ -47,15 +49,17 @@ pub(super) enum Request {
     Unhold { hold: Hold, reply: Reply<()> },
     Intervene { seq: u64, what: Intervention, who: String, reason: String, at: Timestamp, reply: Reply<()> },
     Reconcile { write: ReconcileWrite, reply: Reply<Resent> },
+    Renew { behind: u64, why: String, reply: Reply<String> },
     Read(ReadWork),
 }
 
 /// What a write did; told to the asker only after the commit.
 enum Effect {
     Accepted(Vec<Accepted>),
-    Bound(Vec<u64>, Vec<Move>),
+    Bound(Vec<Stored<Outgoing>>, Vec<Move>),
     Moved(Vec<Move>),
     Reconciled(Resent, Vec<Move>),
+    Renewed(String),
     Refused(LedgerError),
 }
 
@@ -85,6 +89,7 @@ impl Request {
                 drop(reply.send(Err(error)));
             }
             Self::Reconcile { reply, .. } => drop(reply.send(Err(error))),
+            Self::Renew { reply, .. } => drop(reply.send(Err(error))),
             Self::Read(work) => drop(work(Err(error))),
         }
     }
@@ -126,6 +131,7 @@ impl Writer {
             care: Care::new(mono()),
             pace: Pace::default(),
         };
+        writer.remember_files();
         writer.opened();
         writer
     }
@@ -157,8 +163,11 @@ impl Writer {
             }
             self.busy();
         }
-        if let Some(tables) = self.tables.take()
-            && tables.checkpoint().is_err()
+        if self.tables.is_none() || !self.is_in_place() {
+            self.rescue();
+        }
+        if let Some(mut tables) = self.tables.take()
+            && lineage::unmark(&mut tables).is_err()
         {
             // What the disk did not take now is in the WAL, for the next start.
             tables.abandon();
@@ -203,6 +212,11 @@ impl Writer {
         }
         let requests = group.requests;
         match result {
+            // Written into files that are gone from their place: nobody may be told.
+            Ok(_) if !self.may_tell() => {
+                let error = self.unavailable();
+                requests.into_iter().for_each(|request| request.fail(error.clone()));
+            }
             Ok((effects, written_at)) => {
                 let now = mono();
                 self.pace.committed(accepts(&requests), now.after(written_at), now);
@@ -263,9 +277,7 @@ impl Writer {
             // Askers that have given up waiting need no answer.
             match (request, effect) {
                 (Request::Accept { reply, .. }, Effect::Accepted(accepted)) => drop(reply.send(Ok(accepted))),
-                (Request::Bind { reply, .. }, Effect::Bound(seqs, _)) => {
-                    drop(reply.send(self.outgoing(&seqs)));
-                }
+                (Request::Bind { reply, .. }, Effect::Bound(orders, _)) => drop(reply.send(Ok(orders))),
                 (
                     Request::Change { reply, .. }
                     | Request::Unhold { reply, .. }
@@ -274,6 +286,10 @@ impl Writer {
                 ) => drop(reply.send(Ok(()))),
                 (Request::Reconcile { reply, .. }, Effect::Reconciled(resent, _)) => {
                     drop(reply.send(Ok(resent)));
+                }
+                (Request::Renew { why, reply, .. }, Effect::Renewed(id)) => {
+                    self.renewed(&id, &why);
+                    drop(reply.send(Ok(id)));
                 }
                 (request, Effect::Refused(error)) => request.fail(error),
                 // `perform` gives each request the effect of its own kind.
@@ -307,14 +323,6 @@ impl Writer {
         });
         self.care.highest_seq = highest;
     }
-
-    fn outgoing(&mut self, seqs: &[u64]) -> Result<Vec<Stored<Outgoing>>, LedgerError> {
-        let tables = self.tables.as_ref().ok_or_else(|| self.unavailable())?;
-        tables.outgoing(seqs).map_err(|error| {
-            self.trouble(&error);
-            LedgerError::Storage(error.to_string())
-        })
-    }
 }
 
 /// Where requests come from.
@@ -345,21 +353,17 @@ impl Source<'_> {
         writes.len() > before
     }
 
-    /// Takes what came while a group was written, or waits for the company that is expected.
+    /// Takes what came while a group was written, or waits for the company that is expected. It looks every so often
+    /// instead of being woken by each of them: being woken costs as much as writing an order.
     fn more(&mut self, writes: &mut Vec<Request>, bytes: usize, company: &mut Company) {
-        let before = writes.len();
+        let begun = mono();
         while !self.drain(writes, bytes)
-            && company.is_missed_by(accepts(writes).min(GROUP_WRITES))
+            && company.is_missed_by(accepts(writes).min(GROUP_WRITES), mono().after(begun))
             && self.has_place(writes, bytes)
         {
-            let begun = mono();
-            if let Ok(Some(request)) = self.wait(company.patience) {
-                sort(request, writes, &mut self.reads);
-            }
-            company.patience = company.patience.saturating_sub(mono().after(begun));
-            if writes.len() > before {
-                return;
-            }
+            let asleep = mono();
+            std::thread::sleep(LOOK_EVERY);
+            company.waited(mono().after(asleep));
         }
     }
 }
@@ -424,6 +428,7 @@ fn perform(t: &Transaction<'_>, request: &Request, not_before: Timestamp) -> rus
         Request::Reconcile { write, .. } => {
             reconcile::perform(t, write).map(|(resent, moves)| Effect::Reconciled(resent, moves))
         }
+        Request::Renew { behind, .. } => lineage::renew(t, *behind).map(Effect::Renewed),
         // Reads never come here: `sort` keeps them apart.
         Request::Read(_) => Ok(Effect::Moved(Vec::new())),
     }
