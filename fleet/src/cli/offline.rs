@@ -56,7 +56,7 @@ pub(super) enum Route {
         json: bool,
     },
     /// Say where a device would send an order, and why; or what a table would change for a list of stores
-    Preview(Preview),
+    Preview(Box<Preview>),
 }
 
 #[derive(clap::Args)]

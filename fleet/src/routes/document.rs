@@ -112,8 +112,8 @@ pub fn readable(text: &str) -> String {
 
 /// JSON that keeps the order of its keys and the writing of its values.
 enum Node {
-    Object(Vec<(String, Node)>),
-    List(Vec<Node>),
+    Object(Vec<(String, Self)>),
+    List(Vec<Self>),
     Leaf(String),
 }
 

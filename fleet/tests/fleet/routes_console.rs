@@ -84,25 +84,30 @@ async fn fleet_with_stores(settings: &[&str]) -> Fleet {
     fleet
 }
 
+/// Begins a draft by its form; the draft's page, and its table without Japan.
+async fn draft_without_japan(fleet: &Fleet, browser: &Browser) -> (String, String) {
+    let csrf = hidden(&browser.get("/console/routes").await, "csrf");
+    let forged = browser.post("/console/routes/drafts", &[("csrf", "x"), ("title", "t")]).await;
+    assert_eq!(forged.status, StatusCode::FORBIDDEN);
+    let made = browser.post("/console/routes/drafts", &[("csrf", &csrf), ("title", "drop <Japan>")]).await;
+    assert_eq!(made.status, StatusCode::SEE_OTHER, "{}", made.text);
+    let place = made.location;
+    assert!(browser.get(&place).await.text.contains("drop &#60;Japan&#62;"), "escaped");
+    let id = place.rsplit('/').next().unwrap();
+    let current = fleet.get(&format!("/api/v1/routes/drafts/{id}")).await.body;
+    let mut table: Value = serde_json::from_str(current["document"].as_str().unwrap()).unwrap();
+    table["countries"].as_object_mut().unwrap().remove("JP");
+    (place, table.to_string())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_table_goes_from_draft_to_force_and_back_by_forms_alone() {
     let fleet = fleet_with_stores(&["routes.four_eyes=true"]).await;
     let ann = Browser::open(&fleet, "ann", "a long password").await;
     let bob = Browser::open(&fleet, "bob", "a long password").await;
-    let list = ann.get("/console/routes").await;
-    let csrf = hidden(&list, "csrf");
-    let forged = ann.post("/console/routes/drafts", &[("csrf", "x"), ("title", "t")]).await;
-    assert_eq!(forged.status, StatusCode::FORBIDDEN);
-    let made = ann.post("/console/routes/drafts", &[("csrf", &csrf), ("title", "drop <Japan>")]).await;
-    assert_eq!(made.status, StatusCode::SEE_OTHER, "{}", made.text);
-    let place = made.location;
+    let (place, text) = draft_without_japan(&fleet, &ann).await;
     let page = ann.get(&place).await;
-    assert!(page.text.contains("drop &#60;Japan&#62;"), "escaped");
-    let id = place.rsplit('/').next().unwrap();
-    let current = fleet.get(&format!("/api/v1/routes/drafts/{id}")).await.body;
-    let mut table: Value = serde_json::from_str(current["document"].as_str().unwrap()).unwrap();
-    table["countries"].as_object_mut().unwrap().remove("JP");
-    let (text, revision) = (table.to_string(), hidden(&page, "revision"));
+    let (csrf, revision) = (hidden(&page, "csrf"), hidden(&page, "revision"));
     let fields = |deed: &'static str, text: &str, revision: &str| {
         [
             ("csrf", csrf.clone()),

@@ -48,7 +48,8 @@ impl Found<'_> {
         let given: Vec<u32> = origin.endpoints.iter().filter_map(|endpoint| endpoint.basis_points).collect();
         let complete = given.len() == origin.endpoints.len();
         let total: u64 = given.iter().map(|share| u64::from(*share)).sum();
-        if !given.is_empty() && !(complete && total == u64::from(BASIS_POINTS)) {
+        let even = given.is_empty();
+        if !even && (!complete || total != u64::from(BASIS_POINTS)) {
             self.add(path, &what, Problem::EndpointShares(total));
         }
     }
