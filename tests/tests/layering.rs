@@ -37,6 +37,10 @@ const CRATES: &[(&str, &str, &[&str])] = &[
 const POLICIES: &[&str] = &[
     "agent/src/config/single.rs",
     "agent/src/config/template.rs",
+    "agent/src/hosts/file.rs",
+    "agent/src/hosts/overrides.rs",
+    "agent/src/hosts/trample.rs",
+    "agent/src/hosts/wish.rs",
     "agent/src/identity/renewal.rs",
     "agent/src/orders/backoff.rs",
     "agent/src/orders/conditions.rs",
@@ -57,6 +61,7 @@ const POLICIES: &[&str] = &[
     "agent/src/relay/session.rs",
     "agent/src/routing/health.rs",
     "agent/src/routing/nearest.rs",
+    "agent/src/routing/pointed.rs",
     "agent/src/routing/verdict.rs",
     "fleet/src/ingest/shed.rs",
     "fleet/src/orders/compare.rs",

@@ -9,7 +9,7 @@ mod single;
 mod template;
 
 pub use sections::{
-    Compression, IdentitySection, LocalApiSection, LogsSection, OrdersSection, OriginMode, OriginSection,
+    Compression, HostsSection, IdentitySection, LocalApiSection, LogsSection, OrdersSection, OriginMode, OriginSection,
     OriginTls, RelaySection, RoutingSection,
 };
 pub use single::{Meaning, SingleMethod, SingleSection, Status};
@@ -35,6 +35,8 @@ pub struct Config {
     pub relay: RelaySection,
     /// The HTTP API on the device.
     pub local_api: LocalApiSection,
+    /// Names that are pointed elsewhere for a while.
+    pub hosts: HostsSection,
     /// The ledger and its dispatch.
     pub orders: OrdersSection,
     /// The agent's own logs.
@@ -99,6 +101,10 @@ impl Config {
         let Some(base) = base else { return };
         let tls = self.origin.tls.iter_mut().flat_map(|tls| [&mut tls.ca, &mut tls.cert, &mut tls.key]);
         for path in self.routing.table.iter_mut().chain(tls.flatten()) {
+            *path = base.join(&*path);
+        }
+        let hosts = [&mut self.hosts.file, &mut self.hosts.helper];
+        for path in hosts.into_iter().filter(|path| !path.as_os_str().is_empty()) {
             *path = base.join(&*path);
         }
     }

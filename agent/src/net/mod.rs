@@ -13,10 +13,12 @@
 mod body;
 mod clients;
 pub mod line;
+mod overrides;
 mod resolver;
 
 pub use body::{BodyError, read_limited};
 pub use clients::{ClientSettings, Clients, NetError, TlsSource};
+pub use overrides::{OverrideSource, Overrides, Pointed};
 pub use resolver::{Found, LookupError, Resolver};
 
 use std::error::Error;

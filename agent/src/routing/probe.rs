@@ -60,6 +60,36 @@ pub(super) async fn knock(clients: &Clients, way: &Decision) -> bool {
     matches!(tokio::time::timeout(KNOCK_LIMIT, select_ok(knocks)).await, Ok(Ok(_)))
 }
 
+/// What became of a request that only asks whether anything answers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Tried {
+    /// The origin did.
+    Answered,
+    /// Something did that is or says something else.
+    Else(String),
+    /// Nothing did, or it did not prove that it is the name.
+    NotReached(String),
+}
+
+/// One request by a way, whatever is known of the origin's health.
+pub(super) async fn try_way(clients: &Clients, way: &Decision) -> Tried {
+    let client = match clients.client(way) {
+        Ok(client) => client,
+        Err(error) => return Tried::NotReached(explain(&error)),
+    };
+    let sent = client.get(format!("{}/.samovar/health", way.base_url)).send().await;
+    match sent {
+        Err(error) => Tried::NotReached(explain(&error.without_url())),
+        Ok(response) => {
+            let name = response.headers().get(ORIGIN_HEADER).map(http::HeaderValue::as_bytes);
+            match judge(response.status(), name, &way.origin, clients.settings().named) {
+                Outcome::Answered => Tried::Answered,
+                Outcome::Failed(what) | Outcome::NotTheOrigin(what) => Tried::Else(what),
+            }
+        }
+    }
+}
+
 async fn ask(clients: &Clients, client: &reqwest::Client, way: &Decision) -> Outcome {
     let sent = client.get(format!("{}/.samovar/health", way.base_url)).send().await;
     let response = match sent {

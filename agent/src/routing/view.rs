@@ -2,6 +2,8 @@
 //! anything changed, and everybody who asks reads the last one.
 
 use super::health::Seen;
+use super::pointed::follow;
+use crate::net::Overrides;
 use samovar_wire::ids::DeviceClass;
 use samovar_wire::route::{self, Decision, Facts, NoRoute, Query, Reason, Rule, RuleResult, Scheme, Table};
 use samovar_wire::status::{Health, Identity, Line};
@@ -72,6 +74,8 @@ pub(super) struct View {
     pub(super) since: BTreeMap<OriginId, Timestamp>,
     pub(super) line: Line,
     pub(super) nearest: Option<OriginId>,
+    /// Names that somebody points elsewhere.
+    pub(super) overrides: Overrides,
 }
 
 impl View {
@@ -87,6 +91,12 @@ impl View {
         let health = |origin: &OriginId| self.health(origin);
         let facts = |health| Facts { now, health, nearest: self.nearest.as_ref(), scheme };
         let decision = route::choose(&in_force.table, &query, &facts(&health))?;
+        if self.is_pointed(&decision) {
+            // Whoever points a name elsewhere must see what happens there.
+            let whatever = |_: &OriginId| Health::Unknown;
+            let decision = route::choose(&in_force.table, &query, &facts(&whatever))?;
+            return Ok(in_force.told(follow(&self.overrides, decision)));
+        }
         let own = decision.candidates.first().map(|first| first.origin.clone());
         let moved = own.as_ref().filter(|own| **own != decision.origin);
         let decision = match moved {
@@ -99,7 +109,7 @@ impl View {
             }
             _ => decision,
         };
-        Ok(in_force.told(decision))
+        Ok(in_force.told(follow(&self.overrides, decision)))
     }
 
     /// The way to the origin that something is bound to.
@@ -113,7 +123,7 @@ impl View {
         let (in_force, query) = self.query(ask)?;
         let health = |origin: &OriginId| self.health(origin);
         let facts = Facts { now, health: &health, nearest: self.nearest.as_ref(), scheme };
-        Ok(in_force.told(route::bound(&in_force.table, &query, &facts, origin)?))
+        Ok(in_force.told(follow(&self.overrides, route::bound(&in_force.table, &query, &facts, origin)?)))
     }
 
     fn query<'a>(&'a self, ask: &Ask<'a>) -> Result<(&'a InForce, Query<'a>), RouteError> {
