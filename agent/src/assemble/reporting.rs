@@ -40,7 +40,8 @@ impl Frame {
     ) -> Report {
         let (ledger, events) = (&intake.ledger, &intake.events);
         let revision = watch::Sender::new(0);
-        let collect = collect(self.epoch, identity, routing, (ledger, reconcile, hosts), revision.subscribe());
+        let collect =
+            collect(self.epoch, identity, routing, (ledger, reconcile, hosts), revision.subscribe());
         let ticks = self.ticks(identity, (ledger, reconcile, hosts), revision.subscribe());
         let changes = vec![routing.changed(), ticks];
         let reporter = Reporter { board: self.board.clone(), collect: Arc::clone(&collect), changes };
@@ -123,7 +124,8 @@ fn collect(
     let (reconcile, hosts) = (reconcile.clone(), hosts.clone());
     Arc::new(move || {
         let (identity, routing, ledger) = (identity.clone(), routing.clone(), ledger.clone());
-        let (config_revision, reconcile, overrides) = (*revision.borrow(), reconcile.states(), hosts.states());
+        let (config_revision, reconcile, overrides) =
+            (*revision.borrow(), reconcile.states(), hosts.states());
         Box::pin(async move {
             let snapshot = routing.snapshot();
             DeviceState {

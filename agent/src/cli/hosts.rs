@@ -101,7 +101,9 @@ pub(super) async fn run(args: &HostsArgs) -> Result<String, AskError> {
         HostsCommand::Clear { name: Some(name), ask, .. } => {
             let body = json!({ "owner": owner() });
             let answer = Agent::find(&ask.data).delete(&format!("/v1/hosts/{}", segment(name)), body).await?;
-            Ok(shown(ask, &answer, |answer| format!("{} is where its own name server says", text(answer, "/cleared/name"))))
+            Ok(shown(ask, &answer, |answer| {
+                format!("{} is where its own name server says", text(answer, "/cleared/name"))
+            }))
         }
         HostsCommand::Clear { name: None, ask, config, .. } => {
             let answer = clear_all(ask, config).await?;
@@ -110,7 +112,8 @@ pub(super) async fn run(args: &HostsArgs) -> Result<String, AskError> {
         HostsCommand::Reconcile { ask, config } => {
             let file = hosts_file(ask, config)?;
             let outcome = file.map(|file| offline::reconcile(&ask.data, &file)).transpose();
-            let answer = json!({ "hosts_file": outcome.map_err(|error| AskError::Refused(explain(&error)))? });
+            let answer =
+                json!({ "hosts_file": outcome.map_err(|error| AskError::Refused(explain(&error)))? });
             Ok(shown(ask, &answer, show_outcome))
         }
         HostsCommand::Lookup { name } => {
@@ -123,7 +126,9 @@ pub(super) async fn run(args: &HostsArgs) -> Result<String, AskError> {
 /// Serves one call of the agent, with the rights that the agent lacks.
 pub(super) fn serve(args: &HelperArgs) -> Result<String, AskError> {
     let file = HostsFile::new(&args.hosts_file, &args.state);
-    helper::serve(&file, &args.data).map(|()| String::new()).map_err(|error| AskError::Refused(error.to_string()))
+    helper::serve(&file, &args.data)
+        .map(|()| String::new())
+        .map_err(|error| AskError::Refused(error.to_string()))
 }
 
 /// Ends every override: through the running agent if there is one, and then for certain.
@@ -221,7 +226,13 @@ fn show_one(known: &Value) -> String {
         left / 60 % 60,
         text(known, "/until")
     );
-    let _ = writeln!(out, "  by {}: {} (ticket {})", text(known, "/owner"), text(known, "/reason"), text(known, "/ticket"));
+    let _ = writeln!(
+        out,
+        "  by {}: {} (ticket {})",
+        text(known, "/owner"),
+        text(known, "/reason"),
+        text(known, "/ticket")
+    );
     let effective = match known["effective"].as_bool() {
         Some(true) => "takes effect",
         Some(false) => "DOES NOT TAKE EFFECT",
@@ -229,7 +240,8 @@ fn show_one(known: &Value) -> String {
     };
     let _ = writeln!(out, "  {effective}: {}", text(known, "/why"));
     let scope = if known["scope"] == "device" { "every program of the device" } else { "the agent only" };
-    let why = known["scope_why"].as_str().map(|_| format!(", {}", text(known, "/scope_why"))).unwrap_or_default();
+    let why =
+        known["scope_why"].as_str().map(|_| format!(", {}", text(known, "/scope_why"))).unwrap_or_default();
     let _ = writeln!(out, "  for {scope}{why}");
     out
 }

@@ -9,8 +9,8 @@ mod single;
 mod template;
 
 pub use sections::{
-    Compression, HostsSection, IdentitySection, LocalApiSection, LogsSection, OrdersSection, OriginMode, OriginSection,
-    OriginTls, RelaySection, RoutingSection,
+    Compression, HostsSection, IdentitySection, LocalApiSection, LogsSection, OrdersSection, OriginMode,
+    OriginSection, OriginTls, RelaySection, RoutingSection,
 };
 pub use single::{Meaning, SingleMethod, SingleSection, Status};
 pub use template::{Field, HeaderTemplate, PathTemplate, TemplateError, header_safe};

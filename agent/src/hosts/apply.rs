@@ -175,7 +175,13 @@ impl HostsFile {
     fn lock(&self) -> Result<File, ApplyError> {
         let path = self.state.join("lock");
         let failed = |source| ApplyError::Io { operation: "lock", path: path.clone(), source };
-        let file = File::options().create(true).truncate(false).write(true).mode(0o600).open(&path).map_err(failed)?;
+        let file = File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .mode(0o600)
+            .open(&path)
+            .map_err(failed)?;
         let since = mono();
         loop {
             match file.try_lock() {
@@ -209,10 +215,7 @@ impl HostsFile {
             .map_err(failed("open", &self.path))?;
         let metadata = file.metadata().map_err(failed("look at", &self.path))?;
         let mut bytes = Vec::new();
-        (&file)
-            .take(FILE_MAX as u64 + 1)
-            .read_to_end(&mut bytes)
-            .map_err(failed("read", &self.path))?;
+        (&file).take(FILE_MAX as u64 + 1).read_to_end(&mut bytes).map_err(failed("read", &self.path))?;
         if bytes.len() > FILE_MAX {
             return Err(self.unsupported(format!("has more than {FILE_MAX} bytes")));
         }
@@ -271,7 +274,8 @@ pub(super) fn failed(operation: &'static str, path: &Path) -> impl FnOnce(io::Er
     let path = path.to_owned();
     move |source| match source.kind() {
         io::ErrorKind::PermissionDenied if rustix::process::geteuid().is_root() => {
-            let why = format!("cannot be written with all rights there are (immutable, see lsattr?): {source}");
+            let why =
+                format!("cannot be written with all rights there are (immutable, see lsattr?): {source}");
             ApplyError::Unsupported { path, why }
         }
         io::ErrorKind::PermissionDenied => ApplyError::NotPermitted { path, why: source.to_string() },

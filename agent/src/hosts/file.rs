@@ -169,7 +169,8 @@ fn take_apart(old: &[u8]) -> TakenApart {
 /// A field of a marker, such as `gen=7`.
 fn field(line: &[u8], name: &str) -> Option<String> {
     let text = String::from_utf8_lossy(line);
-    text.split_ascii_whitespace().find_map(|word| word.strip_prefix(name)?.strip_prefix('=').map(str::to_owned))
+    text.split_ascii_whitespace()
+        .find_map(|word| word.strip_prefix(name)?.strip_prefix('=').map(str::to_owned))
 }
 
 fn without_off(line: &[u8]) -> &[u8] {

@@ -29,11 +29,25 @@ pub struct Hosts {
 
 /// What the loop is told.
 pub(super) enum Event {
-    Set { wish: Box<Wish>, answer: oneshot::Sender<Result<String, SetError>> },
-    Clear { name: String, by: String, answer: oneshot::Sender<Result<Shown, SetError>> },
+    Set {
+        wish: Box<Wish>,
+        answer: oneshot::Sender<Result<Shown, SetError>>,
+    },
+    Clear {
+        name: String,
+        by: String,
+        answer: oneshot::Sender<Result<Shown, SetError>>,
+    },
     /// Which of these ids of the fleet are known, and the names of those of the fleet that are not among them.
-    Compare { ids: Vec<String>, answer: oneshot::Sender<Compared> },
-    Refused { name: String, owner: String, why: String },
+    Compare {
+        ids: Vec<String>,
+        answer: oneshot::Sender<Compared>,
+    },
+    Refused {
+        name: String,
+        owner: String,
+        why: String,
+    },
 }
 
 /// The fleet's list beside ours.
@@ -84,7 +98,12 @@ impl Hosts {
     /// The overrides as the status shows them: only what changes when a fact changes.
     #[must_use]
     pub fn states(&self) -> Vec<Value> {
-        self.published.borrow().overrides.iter().filter_map(|shown| serde_json::to_value(shown).ok()).collect()
+        self.published
+            .borrow()
+            .overrides
+            .iter()
+            .filter_map(|shown| serde_json::to_value(shown).ok())
+            .collect()
     }
 
     /// Ticks with every change.
@@ -105,14 +124,16 @@ impl Hosts {
         }
         let (answer, answered) = oneshot::channel();
         self.send(Event::Set { wish: Box::new(wish), answer })?;
-        let id = wait(answered).await??;
+        let set = wait(answered).await??;
         let mut published = self.published.clone();
-        let ours = |published: &Arc<Published>| published.overrides.iter().find(|shown| shown.id == id).cloned();
-        let proven = |published: &Arc<Published>| ours(published).is_none_or(|shown| shown.effective.is_some());
+        let ours =
+            |published: &Arc<Published>| published.overrides.iter().find(|shown| shown.id == set.id).cloned();
+        let proven =
+            |published: &Arc<Published>| ours(published).is_none_or(|shown| shown.effective.is_some());
         let _ = tokio::time::timeout(PROOF_LIMIT, published.wait_for(proven)).await;
         let shown = ours(&self.published.borrow());
-        // One that ended within the wait was in force all the same; whoever asks again sees that it is gone.
-        shown.map(Shown::counted).ok_or(SetError::Busy)
+        // One that ended meanwhile was in force all the same.
+        Ok(shown.unwrap_or(set).counted())
     }
 
     async fn preflight(&self, wish: &Wish) -> Result<(), SetError> {

@@ -59,7 +59,8 @@ pub enum HelperError {
 pub fn apply(socket: &Path, block: &Block) -> Result<Outcome, HelperError> {
     let deadline = mono().plus(LIMIT);
     let stream = UnixStream::connect(socket).map_err(HelperError::Unreachable)?;
-    let mut call = serde_json::to_vec(&Call::HostsApply { block: block.clone() }).map_err(HelperError::Unreadable)?;
+    let mut call =
+        serde_json::to_vec(&Call::HostsApply { block: block.clone() }).map_err(HelperError::Unreadable)?;
     call.push(b'\n');
     write(&stream, &call, deadline).map_err(HelperError::Unreachable)?;
     let answer = read_line(&stream, deadline).map_err(HelperError::Unreachable)?;
@@ -101,7 +102,8 @@ fn may_ask(stream: &UnixStream, data: &Path) -> io::Result<Option<String>> {
     let peer = rustix::net::sockopt::socket_peercred(stream.as_fd())?;
     let owner = std::fs::symlink_metadata(data)?.uid();
     let uid = peer.uid.as_raw();
-    Ok((uid != 0 && uid != owner).then(|| format!("user {uid} may not ask: only the owner of {} may", data.display())))
+    Ok((uid != 0 && uid != owner)
+        .then(|| format!("user {uid} may not ask: only the owner of {} may", data.display())))
 }
 
 #[cfg(not(target_os = "linux"))]

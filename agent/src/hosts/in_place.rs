@@ -62,10 +62,12 @@ fn remove(journal: &Path) -> Result<(), ApplyError> {
 /// Finishes a write that was cut short. Gives whether there was one.
 pub(super) fn recover(path: &Path, state: &Path) -> Result<bool, ApplyError> {
     let journal = journal(state);
+    // A journal that was not yet whole: the file was not touched either.
+    store::remove(&store::temporary_of(&journal))?;
     let Some(kept) = store::read(&journal)? else { return Ok(false) };
-    let known = serde_json::from_slice::<Journal>(&kept).ok().and_then(|kept| {
-        Some((kept.path, from_base64(&kept.old)?, from_base64(&kept.new)?))
-    });
+    let known = serde_json::from_slice::<Journal>(&kept)
+        .ok()
+        .and_then(|kept| Some((kept.path, from_base64(&kept.old)?, from_base64(&kept.new)?)));
     let Some((_, old, new)) = known.filter(|(of, ..)| of == path) else {
         store::set_aside(&journal)?;
         return Ok(false);
@@ -143,7 +145,11 @@ mod tests {
     fn what_somebody_else_wrote_meanwhile_is_left_alone() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("hosts");
-        let kept = Journal { path: path.clone(), old: base64(b"10.0.0.1 a\n"), new: base64(b"10.0.0.1 a\n10.0.0.2 b\n") };
+        let kept = Journal {
+            path: path.clone(),
+            old: base64(b"10.0.0.1 a\n"),
+            new: base64(b"10.0.0.1 a\n10.0.0.2 b\n"),
+        };
         std::fs::write(journal(dir.path()), serde_json::to_vec(&kept).unwrap()).unwrap();
         std::fs::write(&path, "10.0.0.3 c\n").unwrap();
         assert!(!recover(&path, dir.path()).unwrap());

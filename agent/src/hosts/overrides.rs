@@ -93,7 +93,8 @@ impl Override {
         if self.boot_id == now.boot_id {
             self.left_ms = self.left_ms.saturating_sub(up.saturating_sub(self.up_ms));
         } else {
-            let most = if now.trusted && self.dated { self.left_ms } else { self.left_ms.min(millis(UNDATED_MAX)) };
+            let most =
+                if now.trusted && self.dated { self.left_ms } else { self.left_ms.min(millis(UNDATED_MAX)) };
             self.left_ms = most.saturating_sub(millis(CHECKPOINT)).saturating_sub(up);
             self.boot_id.clone_from(&now.boot_id);
         }
@@ -178,12 +179,16 @@ impl Overrides {
         for known in &mut self.overrides {
             known.age(now);
         }
-        self.end(|known| known.remaining(now).is_zero().then_some(())).into_iter().map(|(old, ())| old).collect()
+        self.end(|known| known.remaining(now).is_zero().then_some(()))
+            .into_iter()
+            .map(|(old, ())| old)
+            .collect()
     }
 
     /// Ends those for which there is a reason; gives them with it.
     pub(super) fn end<T>(&mut self, why: impl Fn(&Override) -> Option<T>) -> Vec<(Override, T)> {
-        let over: Vec<_> = self.overrides.iter().filter_map(|known| Some((known.clone(), why(known)?))).collect();
+        let over: Vec<_> =
+            self.overrides.iter().filter_map(|known| Some((known.clone(), why(known)?))).collect();
         for (old, _) in &over {
             self.remove(&old.name);
         }

@@ -33,7 +33,9 @@ enum Looked {
 
 pub(super) async fn prove(names: Arc<dyn Names>, target: Target) -> (String, Proof) {
     let request = tokio::time::timeout(LIMIT, names.through(&target.name, target.address));
-    let tried = request.await.unwrap_or_else(|_| Tried::NotReached(format!("no answer within {} s", LIMIT.as_secs())));
+    let tried = request
+        .await
+        .unwrap_or_else(|_| Tried::NotReached(format!("no answer within {} s", LIMIT.as_secs())));
     let looked = if target.file.as_deref() == Some(Path::new(SYSTEM)) {
         let name = target.name.clone();
         match tokio::task::spawn_blocking(move || look_up_afresh(&name)).await {

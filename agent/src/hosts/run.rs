@@ -129,8 +129,7 @@ pub fn start(kept: Kept, setup: Setup) -> (Hosts, Runner) {
     let state = FileState { path, state: "off", by: None, why: None };
     let published = watch::Sender::new(Arc::new(Published { overrides: Vec::new(), file: state.clone() }));
     let (writer, inbox) = mpsc::channel(INBOX);
-    let hosts =
-        Hosts { inbox: writer, published: published.subscribe(), names: Arc::clone(&setup.names) };
+    let hosts = Hosts { inbox: writer, published: published.subscribe(), names: Arc::clone(&setup.names) };
     let runner = Runner {
         setup,
         book: kept.overrides,
@@ -199,14 +198,18 @@ impl Runner {
         match event {
             Event::Set { wish, answer } => {
                 // Whoever asked may have stopped waiting; the change counts all the same.
-                let _ = answer.send(self.set(*wish).await);
+                let set = self.set(*wish).await;
+                self.show();
+                let _ = answer.send(set);
             }
             Event::Clear { name, by, answer } => {
                 let _ = answer.send(self.clear(&name, by).await);
             }
             Event::Compare { ids, answer } => {
-                let of_fleet = |known: &&Override| matches!(&known.source, Source::Fleet(id) if !ids.contains(id));
-                let gone = self.book.overrides.iter().filter(of_fleet).map(|known| known.name.clone()).collect();
+                let of_fleet =
+                    |known: &&Override| matches!(&known.source, Source::Fleet(id) if !ids.contains(id));
+                let gone =
+                    self.book.overrides.iter().filter(of_fleet).map(|known| known.name.clone()).collect();
                 let known = ids.iter().map(|id| self.book.knows(id)).collect();
                 let _ = answer.send(Compared { known, gone });
             }
@@ -217,13 +220,13 @@ impl Runner {
         }
     }
 
-    async fn set(&mut self, wish: Wish) -> Result<String, SetError> {
+    async fn set(&mut self, wish: Wish) -> Result<Shown, SetError> {
         self.setup.names.standing(&wish.name)?;
         let before = self.book.clone();
         let (name, owner) = (wish.name.clone(), wish.owner.clone());
         let id = uuid::Uuid::now_v7().simple().to_string()[24..].to_owned();
         let replaced = self.book.put(wish, id.clone(), &book::now())?;
-        if let Some(conflict) = self.preview(&name).await {
+        if let Some(conflict) = preview(self.setup.file.clone(), self.book.block(), &name).await {
             self.book = before;
             self.tell_conflict(&conflict);
             return Err(SetError::Conflict(conflict));
@@ -235,11 +238,10 @@ impl Runner {
         if let Some(old) = replaced {
             self.tell_end(&old, &Ended::Replaced { by: owner });
         }
-        if let Some(known) = self.book.get(&name) {
-            (self.setup.events)("hosts.created", facts(known));
-        }
+        let Some(known) = self.book.get(&name).cloned() else { return Err(SetError::Absent(name)) };
+        (self.setup.events)("hosts.created", facts(&known));
         self.changed().await;
-        Ok(id)
+        Ok(self.shown(&known))
     }
 
     async fn clear(&mut self, name: &str, by: String) -> Result<Shown, SetError> {
@@ -332,14 +334,6 @@ impl Runner {
         if let Err(error) = book::save(&self.setup.data, &self.book) {
             tracing::error!(error = explain(&error), "the overrides cannot be kept");
         }
-    }
-
-    /// A foreign line in the way of this name.
-    async fn preview(&self, name: &str) -> Option<Conflict> {
-        let (file, block) = (self.setup.file.clone()?, self.book.block());
-        let found = tokio::task::spawn_blocking(move || file.preview(&block)).await;
-        // A file that cannot be read is told by the apply that follows.
-        found.ok()?.ok()?.into_iter().find(|conflict| conflict.name == name)
     }
 
     /// Brings the hosts file to the list; gives whether it was written.
@@ -442,13 +436,17 @@ impl Runner {
         };
         let all: Vec<_> = overrides.iter().collect();
         let active = list(&all, &|shown| {
-            format!("{} is at {} until {}, by {}: {}", shown.name, shown.address, shown.until, shown.owner, shown.reason)
+            format!(
+                "{} is at {} until {}, by {}: {}",
+                shown.name, shown.address, shown.until, shown.owner, shown.reason
+            )
         });
         let idle: Vec<_> = overrides.iter().filter(|shown| shown.effective == Some(false)).collect();
         let idle = list(&idle, &|shown| format!("{}: {}", shown.name, shown.why));
         let stuck = self.dirty && overrides.is_empty();
         let trouble = matches!(self.state.state, "conflict" | "trampled") || stuck;
-        let trouble = trouble.then(|| self.state.why.clone().unwrap_or_default()).filter(|why| !why.is_empty());
+        let trouble =
+            trouble.then(|| self.state.why.clone().unwrap_or_default()).filter(|why| !why.is_empty());
         self.setup.board.set(Condition::OverrideActive, active);
         self.setup.board.set(Condition::OverrideNotEffective, idle);
         self.setup.board.set(Condition::HostsFileConflict, trouble);
@@ -477,6 +475,14 @@ impl Runner {
         facts["why"] = json!(why);
         (self.setup.events)(kind, facts);
     }
+}
+
+/// A foreign line in the way of this name.
+async fn preview(file: Option<HostsFile>, block: Block, name: &str) -> Option<Conflict> {
+    let file = file?;
+    let found = tokio::task::spawn_blocking(move || file.preview(&block)).await;
+    // A file that cannot be read is told by the apply that follows.
+    found.ok()?.ok()?.into_iter().find(|conflict| conflict.name == name)
 }
 
 /// By ourselves, or by the helper when we lack the rights; with the state of the file and why when neither can.

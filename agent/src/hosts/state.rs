@@ -80,7 +80,12 @@ pub struct Shown {
 }
 
 impl Shown {
-    pub(super) fn new(known: &Override, now: &Now, scope: (Scope, Option<String>), proof: Option<&Proof>) -> Self {
+    pub(super) fn new(
+        known: &Override,
+        now: &Now,
+        scope: (Scope, Option<String>),
+        proof: Option<&Proof>,
+    ) -> Self {
         Self {
             name: known.name.clone(),
             address: known.address,

@@ -99,7 +99,10 @@ impl Wish {
             return Err(invalid("address", format!("{} {problem}", self.address)));
         }
         if self.ttl.is_zero() || self.ttl > TTL_MAX {
-            return Err(invalid("ttl_s", format!("use 1 to {}, {} hours at most", TTL_MAX.as_secs(), TTL_MAX.as_secs() / 3_600)));
+            return Err(invalid(
+                "ttl_s",
+                format!("use 1 to {}, {} hours at most", TTL_MAX.as_secs(), TTL_MAX.as_secs() / 3_600),
+            ));
         }
         self.reason = text("reason", &self.reason)?;
         if self.reason.is_empty() {
@@ -230,12 +233,30 @@ mod tests {
 
     #[test]
     fn what_is_wrong_is_named() {
-        for name in ["", "localhost", "a.localhost", "10.0.0.1", "::1", "a..b", "-a.b", "a_b.c d", "x.example\n1.1.1.1 y"] {
+        for name in [
+            "",
+            "localhost",
+            "a.localhost",
+            "10.0.0.1",
+            "::1",
+            "a..b",
+            "-a.b",
+            "a_b.c d",
+            "x.example\n1.1.1.1 y",
+        ] {
             assert_eq!(field(|wish| wish.name = name.into()), "name", "{name}");
         }
-        for address in
-            ["0.0.0.0", "0.1.2.3", "224.0.0.1", "255.255.255.255", "240.0.0.1", "::", "ff02::1", "fe80::1", "::ffff:224.0.0.1"]
-        {
+        for address in [
+            "0.0.0.0",
+            "0.1.2.3",
+            "224.0.0.1",
+            "255.255.255.255",
+            "240.0.0.1",
+            "::",
+            "ff02::1",
+            "fe80::1",
+            "::ffff:224.0.0.1",
+        ] {
             assert_eq!(field(|wish| wish.address = address.parse().unwrap()), "address", "{address}");
         }
         assert_eq!(field(|wish| wish.ttl = Duration::ZERO), "ttl_s");

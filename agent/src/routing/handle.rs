@@ -152,7 +152,8 @@ impl Routing {
     /// The same by the way that requests to the name take now, once an override to this address is followed.
     pub async fn try_through(&self, name: &str, address: IpAddr) -> Tried {
         let mut view = self.view.clone();
-        let follows = |view: &Arc<View>| view.overrides.get(name).is_some_and(|found| found.address == address);
+        let follows =
+            |view: &Arc<View>| view.overrides.get(name).is_some_and(|found| found.address == address);
         if !matches!(tokio::time::timeout(FOLLOW_LIMIT, view.wait_for(follows)).await, Ok(Ok(_))) {
             return Tried::NotReached("the agent's own requests do not follow the override".into());
         }

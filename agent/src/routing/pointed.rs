@@ -11,7 +11,8 @@ use std::net::IpAddr;
 /// Follows the override that a decision comes under, if there is one, and says so.
 pub(super) fn follow(overrides: &Overrides, mut decision: Decision) -> Decision {
     let Some((name, pointed)) = overrides.of(&decision) else { return decision };
-    let detail = format!("{name} is at {} until {}, set by {}", pointed.address, pointed.until, pointed.owner);
+    let detail =
+        format!("{name} is at {} until {}, set by {}", pointed.address, pointed.until, pointed.owner);
     let address = pointed.address;
     decision.reason.push(Reason { rule: Rule::Override, result: RuleResult::Applied, detail });
     at(decision, address)
@@ -34,9 +35,11 @@ impl View {
         }
         let first = decision.candidates.first().and_then(|first| in_force.table.origins.get(&first.origin));
         let device = self.identity.as_ref().map(|identity| &identity.device);
-        let endpoint = decision.candidates.first().zip(device).and_then(|(first, device)| {
-            route::endpoint_of(&in_force.table, &first.origin, device)
-        });
+        let endpoint = decision
+            .candidates
+            .first()
+            .zip(device)
+            .and_then(|(first, device)| route::endpoint_of(&in_force.table, &first.origin, device));
         first.is_some() && endpoint.is_some_and(|endpoint| self.overrides.get(&endpoint.host).is_some())
     }
 
@@ -115,7 +118,10 @@ mod tests {
         assert_eq!(choose(&view).origin.as_str(), "b");
         for name in ["us.store.test", "a.store.test"] {
             view.overrides = pointing(name);
-            assert_eq!((choose(&view).origin.as_str(), choose(&view).endpoint.host.as_str()), ("a", "192.0.2.7"));
+            assert_eq!(
+                (choose(&view).origin.as_str(), choose(&view).endpoint.host.as_str()),
+                ("a", "192.0.2.7")
+            );
         }
         // An override of the host that takes over says nothing about the origin that is down.
         view.overrides = pointing("b.store.test");
@@ -125,7 +131,8 @@ mod tests {
     #[test]
     fn the_way_to_a_name_is_found_by_domain_and_by_host() {
         let view = View { overrides: pointing("us.store.test"), ..two() };
-        let way = |name| view.way_to(name, Scheme::Https).map(|way| (way.origin.to_string(), way.endpoint.host));
+        let way =
+            |name| view.way_to(name, Scheme::Https).map(|way| (way.origin.to_string(), way.endpoint.host));
         assert_eq!(way("US.store.test"), Some(("a".into(), "a.store.test".into())));
         assert_eq!(way("b.store.test"), Some(("b".into(), "b.store.test".into())));
         assert_eq!(way("c.store.test"), None);

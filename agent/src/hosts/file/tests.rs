@@ -33,7 +33,10 @@ fn the_block_stands_at_the_end_and_goes_without_a_trace() {
     let new = rendered(old, &one());
     let text = String::from_utf8(new.clone()).unwrap();
     assert!(text.starts_with("127.0.0.1 localhost\n# BEGIN samovar overrides v1 gen=7 nl=- body="), "{text}");
-    assert!(text.contains("\n203.0.113.10 us.store.example # samovar-override id=0a1b2c3d until=2027-"), "{text}");
+    assert!(
+        text.contains("\n203.0.113.10 us.store.example # samovar-override id=0a1b2c3d until=2027-"),
+        "{text}"
+    );
     assert!(text.ends_with("\n# END samovar overrides\n"), "{text}");
     assert_eq!(rendered(&new, &one()), new, "what is as it should be stays as it is");
     assert_eq!(cleared(&new), old);
