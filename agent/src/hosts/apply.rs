@@ -46,6 +46,9 @@ pub struct Outcome {
     pub tampered: bool,
     /// A write that was cut short was finished from its journal.
     pub recovered: bool,
+    /// The version that this apply left, not one that came after it; unknown when another program made it.
+    #[serde(skip)]
+    pub(super) seen: Option<Seen>,
 }
 
 /// Why the hosts file is not as it should be.
@@ -136,16 +139,20 @@ impl HostsFile {
             let Rendered { bytes, conflicts, tampered } = self.render(&old.bytes, block)?;
             let digests = (hex(&sha256(&old.bytes)), hex(&sha256(&bytes)));
             let written = bytes != old.bytes;
+            let mut left = old.seen;
             if written {
-                match self.replace(&old, &bytes) {
-                    Ok(()) => {}
+                left = match self.replace(&old, &bytes) {
+                    Ok(seen) => seen,
                     Err(Beside::Changed) => continue,
-                    Err(Beside::Impossible) => in_place::write(&self.path, &self.state, &old.bytes, &bytes)?,
+                    Err(Beside::Impossible) => {
+                        seen(&in_place::write(&self.path, &self.state, &old.bytes, &bytes)?)
+                    }
                     Err(Beside::Failed(error)) => return Err(error),
-                }
+                };
             }
             let (before, after) = digests;
-            return Ok(Outcome { written, before, after, conflicts, tampered, recovered });
+            let seen = Some(left);
+            return Ok(Outcome { written, before, after, conflicts, tampered, recovered, seen });
         }
         Err(ApplyError::Busy(self.path.clone()))
     }
@@ -232,7 +239,7 @@ impl HostsFile {
         let _ = fs::remove_file(self.temporary());
     }
 
-    fn replace(&self, old: &Old, bytes: &[u8]) -> Result<(), Beside> {
+    fn replace(&self, old: &Old, bytes: &[u8]) -> Result<Seen, Beside> {
         let temporary = self.temporary();
         let result = self.replace_by(&temporary, old, bytes);
         if result.is_err() {
@@ -241,7 +248,7 @@ impl HostsFile {
         result
     }
 
-    fn replace_by(&self, temporary: &Path, old: &Old, bytes: &[u8]) -> Result<(), Beside> {
+    fn replace_by(&self, temporary: &Path, old: &Old, bytes: &[u8]) -> Result<Seen, Beside> {
         let mut file = OpenOptions::new()
             .write(true)
             .create_new(true)
@@ -253,11 +260,13 @@ impl HostsFile {
         let fail = |operation| move |error| Beside::Failed(failed(operation, temporary)(error));
         file.write_all(bytes).map_err(fail("write"))?;
         file.sync_all().map_err(fail("sync"))?;
+        let new = seen(&file.metadata().map_err(fail("look at"))?);
         if self.seen() != Some(old.seen) {
             return Err(Beside::Changed);
         }
         fs::rename(temporary, &self.path).map_err(|error| beside(error, "rename", temporary))?;
-        store::sync_directory_of(&self.path).map_err(|error| Beside::Failed(error.into()))
+        store::sync_directory_of(&self.path).map_err(|error| Beside::Failed(error.into()))?;
+        Ok(new)
     }
 }
 

@@ -119,7 +119,7 @@ fn carry_out(call: &[u8], file: &HostsFile) -> Result<Outcome, String> {
 }
 
 /// The caller is not believed: what it wants written must be what only an override looks like.
-fn check(block: &Block) -> Result<(), String> {
+pub(super) fn check(block: &Block) -> Result<(), String> {
     if block.lines.len() > OVERRIDES_MAX {
         return Err(format!("more than {OVERRIDES_MAX} lines"));
     }

@@ -10,7 +10,7 @@ use super::file::FILE_MAX;
 use crate::store;
 use samovar_wire::encoding::{base64, from_base64};
 use serde::{Deserialize, Serialize};
-use std::fs::{File, OpenOptions};
+use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -26,8 +26,8 @@ fn journal(state: &Path) -> PathBuf {
     state.join("journal.json")
 }
 
-/// Writes the file in place.
-pub(super) fn write(path: &Path, state: &Path, old: &[u8], new: &[u8]) -> Result<(), ApplyError> {
+/// Writes the file in place; gives what is known of it then.
+pub(super) fn write(path: &Path, state: &Path, old: &[u8], new: &[u8]) -> Result<Metadata, ApplyError> {
     // Opened first: without the right to write there is nothing to keep a journal of.
     let mut file = open(path)?;
     let journal = journal(state);
@@ -40,7 +40,9 @@ pub(super) fn write(path: &Path, state: &Path, old: &[u8], new: &[u8]) -> Result
         }
         return Err(failed("write", path)(error));
     }
-    remove(&journal)
+    let metadata = file.metadata().map_err(failed("look at", path))?;
+    remove(&journal)?;
+    Ok(metadata)
 }
 
 fn open(path: &Path) -> Result<File, ApplyError> {

@@ -6,6 +6,7 @@
 use super::apply::{ApplyError, HostsFile, Outcome};
 use super::book;
 use super::file::Block;
+use super::helper::check;
 use super::overrides::{Now, Overrides};
 use super::state::{Scope, Shown};
 use crate::store::{self, StoreError};
@@ -82,5 +83,7 @@ fn block_of(mut kept: Overrides, now: &Now) -> Block {
 fn read(data: &Path) -> Result<Overrides, OfflineError> {
     let path = data.join(book::FILE);
     let Some(bytes) = store::read(&path)? else { return Ok(Overrides::default()) };
-    serde_json::from_slice(&bytes).map_err(|_| OfflineError::Damaged(path))
+    let kept = serde_json::from_slice::<Overrides>(&bytes).ok();
+    // Whoever owns the list need not have the rights of whoever reads it here.
+    kept.filter(|kept| check(&kept.block()).is_ok()).ok_or(OfflineError::Damaged(path))
 }

@@ -6,7 +6,7 @@
 //! what was not written down; while the clock is not to be believed, it begins with four hours at most.
 
 use super::file::{Block, Line};
-use super::wish::{OVERRIDES_MAX, Refused, Source, Wish};
+use super::wish::{OVERRIDES_MAX, Refused, Source, TTL_MAX, Wish};
 use samovar_wire::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
@@ -90,6 +90,8 @@ impl Override {
     /// Counts the time that has passed.
     fn age(&mut self, now: &Now) {
         let up = millis(now.up);
+        // Whatever stands in the file: nobody has more.
+        self.left_ms = self.left_ms.min(millis(TTL_MAX));
         if self.boot_id == now.boot_id {
             self.left_ms = self.left_ms.saturating_sub(up.saturating_sub(self.up_ms));
         } else {

@@ -345,11 +345,11 @@ impl Runner {
         let looking = file.clone();
         let applying = tokio::task::spawn_blocking(move || apply_either(&file, helper.as_deref(), &block));
         let result = applying.await.unwrap_or_else(|ended| Err(("failing", ended.to_string())));
-        // Seen after the apply: a change in between is looked at again, which costs a read.
-        self.seen = looking.seen();
         match result {
             Ok((outcome, by)) => self.applied(path, outcome, by),
             Err((state, why)) => {
+                // Tried again after a while, or when somebody changes the file.
+                self.seen = looking.seen();
                 self.state = FileState { path, state, by: None, why: Some(why) };
                 self.conflicts = Vec::new();
                 if self.dirty || !self.book.overrides.is_empty() {
@@ -363,6 +363,7 @@ impl Runner {
     fn applied(&mut self, path: PathBuf, outcome: Outcome, by: &'static str) -> bool {
         let before = std::mem::replace(&mut self.conflicts, outcome.conflicts);
         self.dirty = self.book.overrides.len() > self.conflicts.len();
+        self.seen = outcome.seen;
         if outcome.written || outcome.recovered {
             let facts = json!({ "path": path, "before": outcome.before, "after": outcome.after, "by": by,
                 "generation": self.book.generation, "tampered": outcome.tampered, "recovered": outcome.recovered });

@@ -10,7 +10,7 @@ pub const TTL_DEFAULT: Duration = Duration::from_secs(4 * 3_600);
 /// For how long at most.
 pub const TTL_MAX: Duration = Duration::from_secs(72 * 3_600);
 /// How many at one time.
-pub const OVERRIDES_MAX: usize = 20;
+pub(super) const OVERRIDES_MAX: usize = 20;
 /// Longest reason, owner and ticket, in bytes.
 const TEXT_MAX: usize = 500;
 
@@ -131,7 +131,7 @@ fn text(field: &'static str, given: &str) -> Result<String, Refused> {
 ///
 /// # Errors
 /// When it is no name.
-pub fn name(given: &str) -> Result<String, Refused> {
+pub(super) fn name(given: &str) -> Result<String, Refused> {
     let name = given.strip_suffix('.').unwrap_or(given).to_ascii_lowercase();
     let label = |label: &str| {
         let bytes = label.as_bytes();
@@ -150,8 +150,7 @@ pub fn name(given: &str) -> Result<String, Refused> {
 }
 
 /// What keeps an address from being that of one machine.
-#[must_use]
-pub fn not_unicast(address: IpAddr) -> Option<&'static str> {
+pub(super) fn not_unicast(address: IpAddr) -> Option<&'static str> {
     match address {
         IpAddr::V4(v4) if v4.is_unspecified() || v4.octets()[0] == 0 => Some("is no machine's address"),
         IpAddr::V6(v6) if v6.is_unspecified() => Some("is no machine's address"),

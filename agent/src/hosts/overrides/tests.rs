@@ -180,3 +180,13 @@ fn what_is_kept_is_read_as_it_was_written() {
     let text = serde_json::to_string(&overrides).unwrap();
     assert_eq!(serde_json::from_str::<Overrides>(&text).unwrap(), overrides);
 }
+
+#[test]
+fn a_list_that_says_more_than_may_be_gives_no_more() {
+    let device = Device::new();
+    let mut text = serde_json::to_value(one(4, &device)).unwrap();
+    text["overrides"][0]["left_ms"] = u64::MAX.into();
+    text["overrides"][0]["until"] = "9999-01-01T00:00:00.000Z".into();
+    let overrides: Overrides = serde_json::from_value(text).unwrap();
+    assert!((hours_left(&overrides, &device) - 72.0).abs() < 0.01);
+}
