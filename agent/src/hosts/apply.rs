@@ -171,6 +171,12 @@ impl HostsFile {
         fs::symlink_metadata(&self.path).ok().map(|metadata| seen(&metadata))
     }
 
+    /// Whether anything of ours is in the file; a file that cannot be read holds nothing that we could take out.
+    pub(super) fn holds_ours(&self) -> bool {
+        let Ok(old) = self.read() else { return false };
+        self.render(&old.bytes, &Block::default()).is_ok_and(|clean| clean.bytes != old.bytes)
+    }
+
     fn render(&self, old: &[u8], block: &Block) -> Result<Rendered, ApplyError> {
         render(old, block).map_err(|error| self.unsupported(format!("is too long: {error}")))
     }

@@ -43,6 +43,7 @@ mod apply;
 mod book;
 mod effect;
 mod file;
+mod follow;
 mod handle;
 pub mod helper;
 mod in_place;
@@ -61,3 +62,6 @@ pub use handle::{Hosts, SetError};
 pub use run::{Events, Kept, Names, Runner, Setup, Tried, start};
 pub use state::{FileState, Published, Scope, Shown};
 pub use wish::{Refused, Source, TTL_DEFAULT, TTL_MAX, Wish, standing};
+
+#[cfg(test)]
+mod tests;

@@ -1,14 +1,13 @@
 //! The loop: it owns the list, the hosts file follows the list, and both are told.
 
-use super::apply::{ApplyError, HostsFile, Outcome};
+use super::apply::{HostsFile, Outcome};
 use super::book;
-use super::file::{Block, Conflict};
+use super::file::Conflict;
+use super::follow::Follower;
 use super::handle::{Compared, Event, Hosts, SetError};
-use super::helper;
 use super::overrides::{CHECKPOINT, Ended, Override, Overrides};
 use super::proof::{Target, prove};
 use super::state::{FileState, Proof, Published, Scope, Shown};
-use super::trample::Trample;
 use super::wish::{Refused, Source, Wish};
 use crate::clock::{Mono, instant, mono};
 use crate::heartbeat::Heartbeat;
@@ -30,9 +29,6 @@ use tokio::sync::{mpsc, watch};
 const INBOX: usize = 16;
 /// How often the clocks and the hosts file are looked at while there is an override.
 const LOOK: Duration = Duration::from_secs(2);
-/// Before a hosts file that could not be written is tried again.
-const RETRY: Duration = Duration::from_secs(30);
-
 /// What became of a request to a name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Tried {
@@ -112,22 +108,16 @@ pub struct Runner {
     inbox: mpsc::Receiver<Event>,
     proofs: BTreeMap<String, Proof>,
     proving: Option<BoxFuture<'static, Vec<(String, Proof)>>>,
-    state: FileState,
-    conflicts: Vec<Conflict>,
-    seen: Option<super::apply::Seen>,
-    /// The file may hold lines of ours.
-    dirty: bool,
-    trample: Trample,
+    follower: Follower,
     checkpoint: Mono,
-    retry: Option<Mono>,
 }
 
 /// Makes the handle and the loop behind it.
 #[must_use]
 pub fn start(kept: Kept, setup: Setup) -> (Hosts, Runner) {
-    let path = setup.file.as_ref().map(|file| file.path().to_owned()).unwrap_or_default();
-    let state = FileState { path, state: "off", by: None, why: None };
-    let published = watch::Sender::new(Arc::new(Published { overrides: Vec::new(), file: state.clone() }));
+    let follower = Follower::new(setup.file.clone(), setup.helper.clone());
+    let nothing = Published { overrides: Vec::new(), file: follower.state().clone() };
+    let published = watch::Sender::new(Arc::new(nothing));
     let (writer, inbox) = mpsc::channel(INBOX);
     let hosts = Hosts { inbox: writer, published: published.subscribe(), names: Arc::clone(&setup.names) };
     let runner = Runner {
@@ -139,13 +129,8 @@ pub fn start(kept: Kept, setup: Setup) -> (Hosts, Runner) {
         inbox,
         proofs: BTreeMap::new(),
         proving: None,
-        state,
-        conflicts: Vec::new(),
-        seen: None,
-        dirty: false,
-        trample: Trample::default(),
+        follower,
         checkpoint: mono(),
-        retry: None,
     };
     runner.show();
     (hosts, runner)
@@ -191,7 +176,7 @@ impl Runner {
             None => at_latest,
         };
         let next = now.plus(next.min(at_latest).max(Duration::from_millis(10)));
-        self.retry.map_or(next, |retry| retry.min(next).max(now.plus(Duration::from_millis(10))))
+        self.follower.retry().map_or(next, |retry| retry.min(next).max(now.plus(Duration::from_millis(10))))
     }
 
     async fn take(&mut self, event: Event) {
@@ -226,7 +211,7 @@ impl Runner {
         let (name, owner) = (wish.name.clone(), wish.owner.clone());
         let id = uuid::Uuid::now_v7().simple().to_string()[24..].to_owned();
         let replaced = self.book.put(wish, id.clone(), &book::now())?;
-        if let Some(conflict) = preview(self.setup.file.clone(), self.book.block(), &name).await {
+        if let Some(conflict) = self.follower.in_the_way(self.book.block(), &name).await {
             self.book = before;
             self.tell_conflict(&conflict);
             return Err(SetError::Conflict(conflict));
@@ -259,7 +244,7 @@ impl Runner {
 
     /// The list was changed and kept.
     async fn changed(&mut self) {
-        self.trample.forget();
+        self.follower.forget();
         self.point();
         self.apply().await;
     }
@@ -304,27 +289,20 @@ impl Runner {
         } else if !self.book.overrides.is_empty() && mono().after(self.checkpoint) >= CHECKPOINT {
             self.keep();
         }
-        if self.retry.is_some_and(|retry| retry <= mono()) {
+        if self.follower.retry().is_some_and(|retry| retry <= mono()) {
             self.apply().await;
         }
-        let watched = self.setup.file.as_ref().filter(|_| !self.book.overrides.is_empty());
-        if watched.is_some_and(|file| file.seen() != self.seen) && !self.trample.stopped() {
-            self.put_back().await;
+        if !self.book.overrides.is_empty() && self.follower.is_changed() && self.apply().await {
+            self.put_back();
         }
     }
 
-    /// Somebody changed the file.
-    async fn put_back(&mut self) {
-        let written = self.apply().await;
-        if !written {
-            return;
-        }
-        tracing::warn!(path = %self.state.path.display(), "lines of ours were changed in the hosts file and put back");
+    /// Our lines were not as we had left them.
+    fn put_back(&mut self) {
         self.proofs.clear();
-        if self.trample.hit(mono()) {
-            self.state.state = "trampled";
-            self.state.why = Some("another program takes our lines out again and again; we stopped".into());
-            (self.setup.events)("hosts.conflict", json!({ "path": self.state.path, "why": self.state.why }));
+        if self.follower.put_back() {
+            let FileState { path, why, .. } = self.follower.state();
+            (self.setup.events)("hosts.conflict", json!({ "path": path, "why": why }));
         }
     }
 
@@ -338,48 +316,17 @@ impl Runner {
 
     /// Brings the hosts file to the list; gives whether it was written.
     async fn apply(&mut self) -> bool {
-        self.retry = None;
-        let Some(file) = self.setup.file.clone() else { return false };
-        let (helper, block) = (self.setup.helper.clone(), self.book.block());
-        let path = file.path().to_owned();
-        let looking = file.clone();
-        let applying = tokio::task::spawn_blocking(move || apply_either(&file, helper.as_deref(), &block));
-        let result = applying.await.unwrap_or_else(|ended| Err(("failing", ended.to_string())));
-        match result {
-            Ok((outcome, by)) => self.applied(path, outcome, by),
-            Err((state, why)) => {
-                // Tried again after a while, or when somebody changes the file.
-                self.seen = looking.seen();
-                self.state = FileState { path, state, by: None, why: Some(why) };
-                self.conflicts = Vec::new();
-                if self.dirty || !self.book.overrides.is_empty() {
-                    self.retry = Some(mono().plus(RETRY));
-                }
-                false
-            }
+        let followed = self.follower.apply(self.book.block()).await;
+        for conflict in &followed.conflicts {
+            self.tell_conflict(conflict);
         }
-    }
-
-    fn applied(&mut self, path: PathBuf, outcome: Outcome, by: &'static str) -> bool {
-        let before = std::mem::replace(&mut self.conflicts, outcome.conflicts);
-        self.dirty = self.book.overrides.len() > self.conflicts.len();
-        self.seen = outcome.seen;
-        if outcome.written || outcome.recovered {
-            let facts = json!({ "path": path, "before": outcome.before, "after": outcome.after, "by": by,
-                "generation": self.book.generation, "tampered": outcome.tampered, "recovered": outcome.recovered });
-            (self.setup.events)("hosts.applied", facts);
-        }
-        for conflict in self.conflicts.clone() {
-            if !before.contains(&conflict) {
-                self.tell_conflict(&conflict);
-            }
-        }
-        let why = self.conflicts.first().map(|conflict| {
-            format!("a line that is not ours is in the way of {}: `{}`", conflict.name, conflict.line)
-        });
-        let state = if why.is_some() { "conflict" } else { "applied" };
-        self.state = FileState { path, state, by: Some(by), why };
-        outcome.written
+        let Some((outcome, by)) = followed.written else { return false };
+        let Outcome { before, after, tampered, recovered, .. } = outcome;
+        let path = &self.follower.state().path;
+        let facts = json!({ "path": path, "before": before, "after": after, "by": by,
+            "generation": self.book.generation, "tampered": tampered, "recovered": recovered });
+        (self.setup.events)("hosts.applied", facts);
+        true
     }
 
     fn begin_proofs(&mut self) {
@@ -393,7 +340,7 @@ impl Runner {
                 id: known.id.clone(),
                 name: known.name.clone(),
                 address: known.address,
-                file: (self.scope(known).0 == Scope::Device).then(|| self.state.path.clone()),
+                file: self.file_of(known),
             })
             .collect();
         if !targets.is_empty() {
@@ -415,18 +362,14 @@ impl Runner {
         }
     }
 
-    fn scope(&self, known: &Override) -> (Scope, Option<String>) {
-        let in_the_way = self.conflicts.iter().any(|conflict| conflict.name == known.name);
-        match self.state.state {
-            "applied" => (Scope::Device, None),
-            "conflict" if !in_the_way => (Scope::Device, None),
-            "off" => (Scope::Agent, Some("hosts.file is \"\": the hosts file is left alone".into())),
-            _ => (Scope::Agent, self.state.why.clone()),
-        }
+    /// The hosts file, if it holds this override.
+    fn file_of(&self, known: &Override) -> Option<PathBuf> {
+        let holds = self.follower.scope(&known.name).0 == Scope::Device;
+        holds.then(|| self.follower.state().path.clone())
     }
 
     fn shown(&self, known: &Override) -> Shown {
-        Shown::new(known, &book::now(), self.scope(known), self.proofs.get(&known.id))
+        Shown::new(known, &book::now(), self.follower.scope(&known.name), self.proofs.get(&known.id))
     }
 
     /// Publishes the list and the conditions that follow from it.
@@ -444,14 +387,11 @@ impl Runner {
         });
         let idle: Vec<_> = overrides.iter().filter(|shown| shown.effective == Some(false)).collect();
         let idle = list(&idle, &|shown| format!("{}: {}", shown.name, shown.why));
-        let stuck = self.dirty && overrides.is_empty();
-        let trouble = matches!(self.state.state, "conflict" | "trampled") || stuck;
-        let trouble =
-            trouble.then(|| self.state.why.clone().unwrap_or_default()).filter(|why| !why.is_empty());
+        let trouble = self.follower.trouble(overrides.is_empty());
         self.setup.board.set(Condition::OverrideActive, active);
         self.setup.board.set(Condition::OverrideNotEffective, idle);
         self.setup.board.set(Condition::HostsFileConflict, trouble);
-        let published = Published { overrides, file: self.state.clone() };
+        let published = Published { overrides, file: self.follower.state().clone() };
         self.published.send_if_modified(|told| {
             let changed = told.differs(&published);
             *told = Arc::new(published);
@@ -475,35 +415,6 @@ impl Runner {
         facts["by"] = json!(by);
         facts["why"] = json!(why);
         (self.setup.events)(kind, facts);
-    }
-}
-
-/// A foreign line in the way of this name.
-async fn preview(file: Option<HostsFile>, block: Block, name: &str) -> Option<Conflict> {
-    let file = file?;
-    let found = tokio::task::spawn_blocking(move || file.preview(&block)).await;
-    // A file that cannot be read is told by the apply that follows.
-    found.ok()?.ok()?.into_iter().find(|conflict| conflict.name == name)
-}
-
-/// By ourselves, or by the helper when we lack the rights; with the state of the file and why when neither can.
-fn apply_either(
-    file: &HostsFile,
-    helper: Option<&Path>,
-    block: &Block,
-) -> Result<(Outcome, &'static str), (&'static str, String)> {
-    let own = match file.apply(block) {
-        Ok(outcome) => return Ok((outcome, "agent")),
-        Err(error) => error,
-    };
-    let why = explain(&own);
-    let rights = matches!(own, ApplyError::NotPermitted { .. } | ApplyError::Unsupported { .. });
-    let Some(helper) = helper.filter(|_| rights) else {
-        return Err((if rights { "unsupported" } else { "failing" }, why));
-    };
-    match helper::apply(helper, block) {
-        Ok(outcome) => Ok((outcome, "helper")),
-        Err(error) => Err(("unsupported", format!("{why}; {}", explain(&error)))),
     }
 }
 

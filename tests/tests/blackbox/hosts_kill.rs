@@ -164,20 +164,17 @@ fn kill_everywhere(place: &Place, wanted: Wanted) -> Result<(usize, [usize; 3])>
     place.want(wanted)?;
     place.start_with(old)?;
     let points = calls(place)?;
-    let mut seen = [0; 3];
+    let (mut seen, mut missed) = ([0; 3], 0);
     for (name, count) in &points {
-        place.start_with(old)?;
-        let inject = format!("inject={name}:signal=SIGKILL:when={count}");
-        let output = place.reconcile(&strace(&["-o", "/dev/null", "-e", &inject]))?;
-        ensure!(!output.status.success(), "{name} number {count} was not hit");
+        let killed = kill_at(place, old, name, *count)?;
         let left = place.read()?;
-        let kind = if left == old {
-            0
-        } else if left == new {
-            1
-        } else {
-            2
-        };
+        if !killed {
+            // What comes after the work (threads that are told to end) does not come in the same order each time.
+            ensure!(left == new, "{name} number {count} was not hit");
+            missed += 1;
+            continue;
+        }
+        let kind = [old, new].iter().position(|whole| left == *whole).unwrap_or(2);
         let text = String::from_utf8_lossy(&left);
         ensure!(kind != 2 || place.mounted, "killed at {name} number {count}: {text}");
         seen[kind] += 1;
@@ -185,7 +182,21 @@ fn kill_everywhere(place: &Place, wanted: Wanted) -> Result<(usize, [usize; 3])>
         ensure!(place.read()? == new, "not finished after a kill at {name} number {count}");
         ensure!(place.is_clean()?, "something was left after a kill at {name} number {count}");
     }
-    Ok((points.len(), seen))
+    ensure!(missed * 10 <= points.len(), "{missed} of {} calls were not hit", points.len());
+    Ok((points.len() - missed, seen))
+}
+
+/// Gives whether it was killed there, after a few tries.
+fn kill_at(place: &Place, old: &[u8], name: &str, count: usize) -> Result<bool> {
+    let inject = format!("inject={name}:signal=SIGKILL:when={count}");
+    for _ in 0..3 {
+        place.start_with(old)?;
+        let output = place.reconcile(&strace(&["-o", "/dev/null", "-e", &inject]))?;
+        if !output.status.success() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 fn story(mounted: bool, wanted: Wanted, what: &str) -> Result<()> {
