@@ -128,7 +128,7 @@ mod tests {
             store::make_dir(&state).unwrap();
             std::fs::write(&path, &old).unwrap();
             write(&path, &state, &old, &new).unwrap();
-            prop_assert_eq!(std::fs::read(&path).unwrap(), new.clone());
+            prop_assert!(std::fs::read(&path).unwrap() == new);
             prop_assert!(!journal(&state).exists());
             // The same again, cut short.
             let kept = Journal { path: path.clone(), old: base64(&old), new: base64(&new) };
