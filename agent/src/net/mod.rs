@@ -8,11 +8,13 @@
 //! Promises: every client has its time-outs, follows no redirect, knows no proxy, speaks HTTP/1.1 and trusts only
 //! the authorities it was given; plain HTTP reaches loopback addresses only; a dead resolver costs a bounded wait and
 //! then the last address that worked, or the table's own, is used. Absent on purpose: retries (that is the
-//! dispatcher's decision) and anything about orders. `line` tells when the device's network changes.
+//! dispatcher's decision) and anything about orders. `line` tells when the device's network changes,
+//! `link` what can be seen of one that is down.
 
 mod body;
 mod clients;
 pub mod line;
+pub mod link;
 mod overrides;
 mod resolver;
 

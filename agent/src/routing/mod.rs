@@ -25,6 +25,7 @@ mod keeper;
 mod nearest;
 mod pointed;
 mod probe;
+mod reference;
 mod run;
 mod shelf;
 mod targets;

@@ -111,8 +111,15 @@ mod tests {
 
     #[test]
     fn health_does_not_move_a_request_away_from_an_override() {
-        let down = Seen { routing: Health::Down, shown: Health::Down, last_error: None, impostor: None };
-        let up = Seen { routing: Health::Up, shown: Health::Up, last_error: None, impostor: None };
+        let seen = |health| Seen {
+            routing: health,
+            shown: health,
+            last_error: None,
+            impostor: None,
+            returns_at: None,
+            flapping: false,
+        };
+        let (down, up) = (seen(Health::Down), seen(Health::Up));
         let mut view = two();
         view.origins = [("a".parse().unwrap(), down), ("b".parse().unwrap(), up)].into();
         assert_eq!(choose(&view).origin.as_str(), "b");
