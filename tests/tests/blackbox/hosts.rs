@@ -388,11 +388,37 @@ fn listen_for(socket: &Path, arguments: Vec<String>) -> Result<()> {
     Ok(())
 }
 
+const NOBODY: u32 = 65_534;
+
+/// An agent that runs as nobody: it may not write this hosts file, and asks at this socket.
+async fn without_rights(table: &TableBuilder, hosts: &Path, socket: &Path) -> Result<Agent> {
+    let id = NOBODY.to_string();
+    let mut agent = Agent::setup()
+        .table(table)
+        .set(&format!("hosts.file={}", hosts.display()))
+        .set(&format!("hosts.helper={}", socket.display()))
+        .under(&["setpriv", "--reuid", &id, "--regid", &id, "--clear-groups"])
+        .prepare()?;
+    for path in ["", "agent.toml", "route-table.json"] {
+        std::os::unix::fs::chown(agent.home().join(path), Some(NOBODY), Some(NOBODY))?;
+    }
+    agent.start().await?;
+    Ok(agent)
+}
+
+/// How the helper is started for the data of one agent.
+fn helper(data: &Path, root: &Path) -> Vec<String> {
+    let text = |path: &Path| path.display().to_string();
+    let (hosts, state) = (root.join("hosts"), root.join("state"));
+    ["helper", "--data", &text(data), "--hosts-file", &text(&hosts), "--state", &text(&state)]
+        .map(str::to_owned)
+        .into()
+}
+
 #[tokio::test]
 async fn an_agent_without_rights_has_the_helper_write_the_file_and_a_stranger_does_not() -> Result<()> {
-    const NOBODY: u32 = 65_534;
-    let is_root = rustix::process::geteuid().is_root();
-    if !is_root || binaries::system("setpriv").is_none() {
+    use std::os::unix::fs::PermissionsExt;
+    if !rustix::process::geteuid().is_root() || binaries::system("setpriv").is_none() {
         eprintln!(
             "SKIPPED: only root can start an agent as somebody else, so nothing was proven about the helper"
         );
@@ -402,76 +428,32 @@ async fn an_agent_without_rights_has_the_helper_write_the_file_and_a_stranger_do
     let nobody = format!("127.0.0.1:{}", origin.address().port()).parse()?;
     let table = TableBuilder::new()?.origin("us-west", nobody);
     let root = tempfile::tempdir()?;
-    {
-        use std::os::unix::fs::PermissionsExt;
-        std::fs::set_permissions(root.path(), std::fs::Permissions::from_mode(0o755))?;
-    }
+    std::fs::set_permissions(root.path(), std::fs::Permissions::from_mode(0o755))?;
     let (hosts, socket) = (root.path().join("hosts"), root.path().join("helper.sock"));
     std::fs::write(&hosts, FOREIGN)?;
-    let setup = Agent::setup().table(&table).set(&format!("hosts.file={}", hosts.display()));
-    let id = NOBODY.to_string();
-    let setup = setup.set(&format!("hosts.helper={}", socket.display())).under(&[
-        "setpriv",
-        "--reuid",
-        &id,
-        "--regid",
-        &id,
-        "--clear-groups",
-    ]);
-    let mut agent = setup.prepare()?;
-    for path in ["", "agent.toml", "route-table.json"] {
-        std::os::unix::fs::chown(agent.home().join(path), Some(NOBODY), Some(NOBODY))?;
-    }
-    agent.start().await?;
+    let mut agent = without_rights(&table, &hosts, &socket).await?;
     let answer = set(&agent, NAME, to_new(600)).await?;
     assert_eq!((answer.status, &answer.json()["scope"]), (200, &json!("agent")), "{}", answer.json());
     assert!(answer.text("scope_why").contains("helper"), "{}", answer.json());
     change(&agent, Method::DELETE, NAME, &json!({})).await?;
 
-    let state = root.path().join("state");
-    let text = |path: &Path| path.display().to_string();
-    let call = [
-        "helper".into(),
-        "--data".into(),
-        text(&agent.data()),
-        "--hosts-file".into(),
-        text(&hosts),
-        "--state".into(),
-        text(&state),
-    ];
-    listen_for(&socket, call.into())?;
+    listen_for(&socket, helper(&agent.data(), root.path()))?;
     let answer = set(&agent, NAME, to_new(600)).await?;
     assert_eq!((answer.status, &answer.json()["scope"]), (200, &json!("device")), "{}", answer.json());
     let file = agent.api().get_json("/v1/hosts").await?["hosts_file"].clone();
     assert_eq!((&file["by"], &file["state"]), (&json!("helper"), &json!("applied")));
-    assert!(std::fs::read_to_string(&hosts)?.contains(&format!("127.0.0.2 {NAME}")));
-
-    // The same helper for the data of somebody else.
-    let strange = root.path().join("strange.sock");
-    let data = text(root.path());
-    let call = [
-        "helper".into(),
-        "--data".into(),
-        data,
-        "--hosts-file".into(),
-        text(&hosts),
-        "--state".into(),
-        text(&state),
-    ];
-    listen_for(&strange, call.into())?;
-    agent.sigkill().await?;
     let before = std::fs::read_to_string(&hosts)?;
-    let refused = Agent::setup().table(&table).set(&format!("hosts.file={}", hosts.display()));
-    let refused = refused.set(&format!("hosts.helper={}", strange.display()));
-    let refused = refused.under(&["setpriv", "--reuid", &id, "--regid", &id, "--clear-groups"]);
-    let mut other = refused.prepare()?;
-    for path in ["", "agent.toml", "route-table.json"] {
-        std::os::unix::fs::chown(other.home().join(path), Some(NOBODY), Some(NOBODY))?;
-    }
-    other.start().await?;
+    assert!(before.contains(&format!("127.0.0.2 {NAME}")));
+
+    // A helper for the data of somebody else says no to this one.
+    let strange = root.path().join("strange.sock");
+    listen_for(&strange, helper(root.path(), root.path()))?;
+    agent.sigkill().await?;
+    let other = without_rights(&table, &hosts, &strange).await?;
     let answer = set(&other, NAME, to_new(600)).await?;
     assert!(answer.text("scope_why").contains("may not ask"), "{}", answer.json());
     assert_eq!(std::fs::read_to_string(&hosts)?, before);
+
     agent.start().await?;
     change(&agent, Method::DELETE, NAME, &json!({})).await?;
     assert_eq!(std::fs::read_to_string(&hosts)?, FOREIGN);
