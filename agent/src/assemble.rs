@@ -10,6 +10,8 @@
 //! | shadow copies | 256 and 1 MiB | orders → shadow | the newest is dropped and counted |
 //! | routing inbox | 256 | reports, offers → routing | reports dropped, offers told to come back |
 //! | demands for a pass | 16 | API → reconciliation | told to come back |
+//! | changes of overrides | 16 | API, fleet → hosts | told to come back |
+//! | overrides in force | last value | hosts → routing, API | overwritten |
 //! | view, changed | last value | routing → everyone | overwritten |
 //! | board | last value | every flow → reporter | overwritten |
 //! | state | last value | reporter → API, relay | overwritten |
@@ -22,6 +24,7 @@
 //! A table like this is only true while nobody adds a channel elsewhere: `unbounded_channel` is banned by lint.
 
 mod members;
+mod pointing;
 mod relaying;
 mod reporting;
 mod routes;
@@ -30,10 +33,11 @@ use crate::clock::{Mono, mono, wall};
 use crate::config::{Config, ConfigError, OriginMode, RoutingSection};
 use crate::data_dir::{DataDir, DataDirError, Run};
 use crate::heartbeat::{self, Heartbeat, Heartbeats};
+use crate::hosts;
 use crate::http::{Gate, listener};
 use crate::identity::{self, Identity};
 use crate::logging::{self, LoggingError};
-use crate::net::{ClientSettings, line};
+use crate::net::{ClientSettings, OverrideSource, line};
 use crate::orders::dispatcher::Limits;
 use crate::orders::intake::{self, Intake};
 use crate::orders::ledger::{Ledger, LedgerSettings, OpenError, make_room_to_start};
@@ -185,13 +189,14 @@ impl Frame {
         Ok(identity)
     }
 
-    fn routing(&mut self, identity: &Identity) -> Result<Routing, StartError> {
+    fn routing(&mut self, identity: &Identity, overrides: OverrideSource) -> Result<Routing, StartError> {
         let membership = self.membership(identity);
         let (routing, runner) = routing::start(Setup {
             data: self.data.clone(),
             table: self.config.routing.table.clone(),
             membership,
             tls: identity.tls(),
+            overrides,
             clients: ClientSettings {
                 scheme: self.config.origin.scheme,
                 connect_timeout: Duration::from_millis(self.config.origin.connect_timeout_ms),
@@ -290,12 +295,14 @@ impl Agent {
         }
 
         let identity = frame.identity()?;
-        let routing = frame.routing(&identity)?;
+        let (kept, overrides) = hosts::Kept::open(&frame.data, &frame.board)?;
+        let routing = frame.routing(&identity, overrides)?;
         let outbox = frame.outbox()?;
+        let hosts = frame.hosts(kept, &routing, &outbox);
         let (intake, shadow) = frame.orders(&identity, &routing, &outbox)?;
         let reconcile = frame.reconciliation(&identity, &routing, &intake);
-        let report = frame.report(&identity, &routing, &intake, &reconcile).await;
-        let relaying = Relaying::new(&frame, &identity, &routing, &report, &outbox, &shadow);
+        let report = frame.report(&identity, &routing, &intake, (&reconcile, &hosts)).await;
+        let relaying = Relaying::new(&frame, &identity, &routing, &report, &outbox, (&shadow, &hosts));
         let api = Api {
             state: report.snapshot,
             storage: intake.ledger.storage(),
@@ -308,7 +315,7 @@ impl Agent {
         let relaying = tokio::spawn(relaying.run(frame.stop.subscribe()));
 
         let orders = intake::routes(intake).merge(reconcile::api::routes(reconcile));
-        let router = api::with_fallbacks(orders.merge(api::routes(api)));
+        let router = api::with_fallbacks(orders.merge(hosts::api::routes(hosts)).merge(api::routes(api)));
         let gate = Gate::new(frame.config.local_api.names.clone(), data.local_token()?);
         let local_api = announce(&data, &socket, address)?;
         let most = frame.config.local_api.max_connections;

@@ -12,8 +12,8 @@ mod template;
 
 pub use commands::{CommandKey, CommandsSection};
 pub use sections::{
-    Compression, IdentitySection, LocalApiSection, LogsSection, OrdersSection, OriginMode, OriginSection,
-    OriginTls, RelaySection, RoutingSection,
+    Compression, HostsSection, IdentitySection, LocalApiSection, LogsSection, OrdersSection, OriginMode,
+    OriginSection, OriginTls, RelaySection, RoutingSection,
 };
 pub use single::{Meaning, SingleMethod, SingleSection, Status};
 pub use template::{Field, HeaderTemplate, PathTemplate, TemplateError, header_safe};
@@ -40,6 +40,8 @@ pub struct Config {
     pub commands: CommandsSection,
     /// The HTTP API on the device.
     pub local_api: LocalApiSection,
+    /// Names that are pointed elsewhere for a while.
+    pub hosts: HostsSection,
     /// The ledger and its dispatch.
     pub orders: OrdersSection,
     /// The agent's own logs.
@@ -101,6 +103,10 @@ impl Config {
         let Some(base) = base else { return };
         let tls = self.origin.tls.iter_mut().flat_map(|tls| [&mut tls.ca, &mut tls.cert, &mut tls.key]);
         for path in self.routing.table.iter_mut().chain(tls.flatten()) {
+            *path = base.join(&*path);
+        }
+        let hosts = [&mut self.hosts.file, &mut self.hosts.helper];
+        for path in hosts.into_iter().filter(|path| !path.as_os_str().is_empty()) {
             *path = base.join(&*path);
         }
     }

@@ -15,10 +15,12 @@ mod body;
 mod clients;
 pub mod line;
 pub mod link;
+mod overrides;
 mod resolver;
 
 pub use body::{BodyError, read_limited};
 pub use clients::{ClientSettings, Clients, NetError, TlsSource};
+pub use overrides::{OverrideSource, Overrides, Pointed};
 pub use resolver::{Found, LookupError, Resolver};
 
 use std::error::Error;

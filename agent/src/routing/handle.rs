@@ -3,7 +3,8 @@
 
 use super::health::{Outcome, Probed};
 use super::keeper::{TableRefused, Taken};
-use super::probe;
+use super::pointed;
+use super::probe::{self, Tried};
 use super::view::{Ask, InForce, RouteError, View};
 use crate::clock::{mono, trusted_wall};
 use crate::net::{Clients, NetError};
@@ -22,6 +23,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 const OFFER_LIMIT: Duration = Duration::from_secs(10);
 /// Longest wait for an origin to say that it is healthy.
 const GREET_LIMIT: Duration = Duration::from_secs(4);
+/// Longest wait for the loop to follow an override.
+const FOLLOW_LIMIT: Duration = Duration::from_secs(2);
 /// Longest wait for names in [`Routing::resolve`]: it answers local software that waits.
 const RESOLVE_LIMIT: Duration = Duration::from_millis(800);
 
@@ -135,6 +138,27 @@ impl Routing {
         let probing = probe::probe(self.clients.clone(), decision);
         let found = tokio::time::timeout(GREET_LIMIT, probing).await;
         found.is_ok_and(|found| found.probed == Probed::Sent(Outcome::Answered))
+    }
+
+    /// One request to a name of the table at another address, with the TLS name and the identity of the way that
+    /// requests to it take.
+    pub async fn try_at(&self, name: &str, address: IpAddr) -> Tried {
+        let way = self.view.borrow().way_to(name, self.clients.settings().scheme);
+        match way {
+            Some(way) => probe::try_way(&self.clients, &pointed::at(way, address)).await,
+            None => Tried::NotReached(format!("nothing goes to {name} by the route table in force")),
+        }
+    }
+
+    /// The same by the way that requests to the name take now, once an override to this address is followed.
+    pub async fn try_through(&self, name: &str, address: IpAddr) -> Tried {
+        let mut view = self.view.clone();
+        let follows =
+            |view: &Arc<View>| view.overrides.get(name).is_some_and(|found| found.address == address);
+        if !matches!(tokio::time::timeout(FOLLOW_LIMIT, view.wait_for(follows)).await, Ok(Ok(_))) {
+            return Tried::NotReached("the agent's own requests do not follow the override".into());
+        }
+        self.try_at(name, address).await
     }
 
     /// Tells how an origin behaved. Never waits: when the loop is behind, this report is dropped, and the probes and

@@ -122,6 +122,7 @@ impl Device {
         let (stop, stopping) = watch::channel(false);
         let board = Board::default();
         let setup = Setup {
+            overrides: watch::Sender::new(crate::net::Overrides::default()).subscribe(),
             data: dir.path().to_owned(),
             table: Some(dir.path().join("table.json")),
             membership: members,

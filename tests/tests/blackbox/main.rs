@@ -7,6 +7,8 @@ mod deliver;
 mod durable;
 mod failover;
 mod flood;
+mod hosts;
+mod hosts_kill;
 mod lifecycle;
 mod outage;
 mod poison;
