@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! POST ──► intake ──► ledger ──► dispatcher ──► routing ──► origin            orders/
-//! route table ──► verify ──► choose ──► health ──► resolver                   routing/
+//! route table ──► verify ──► choose ──► health ──► names ──► race             routing/, net/
 //! every flow ──► board ──► report ──► outbox ──► MQTT                         status/  relay/
 //! claim ──► key, CSR ──► certificate ──► renewal                              identity/
 //! API, CLI ◄── snapshots of all of the above                                  page/  cli/

@@ -41,7 +41,7 @@ impl Frame {
         let revision = watch::Sender::new(0);
         let collect = collect(self.epoch, identity, routing, (ledger, reconcile), revision.subscribe());
         let ticks = self.ticks(identity, (ledger, reconcile), revision.subscribe());
-        let changes = vec![routing.changed(), ticks];
+        let changes = vec![routing.changed(), routing.names().1, ticks];
         let reporter = Reporter { board: self.board.clone(), collect: Arc::clone(&collect), changes };
         let publish = watch::Sender::new(Arc::new(reporter.state().await));
         let state = publish.subscribe();
@@ -140,6 +140,7 @@ fn collect(
                 update: None,
                 overrides: Vec::new(),
                 reconcile: reconcile.to_vec(),
+                names: routing.names().0,
             }
         })
     })

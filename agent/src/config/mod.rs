@@ -9,8 +9,8 @@ mod single;
 mod template;
 
 pub use sections::{
-    Compression, IdentitySection, LocalApiSection, LogsSection, OrdersSection, OriginMode, OriginSection,
-    OriginTls, RelaySection, RoutingSection,
+    Compression, DnsSection, IdentitySection, LocalApiSection, LogsSection, OrdersSection, OriginMode,
+    OriginSection, OriginTls, RelaySection, RoutingSection,
 };
 pub use single::{Meaning, SingleMethod, SingleSection, Status};
 pub use template::{Field, HeaderTemplate, PathTemplate, TemplateError, header_safe};
@@ -29,6 +29,8 @@ pub struct Config {
     pub identity: IdentitySection,
     /// The route table.
     pub routing: RoutingSection,
+    /// Who is asked for names.
+    pub dns: DnsSection,
     /// How origins are spoken to.
     pub origin: OriginSection,
     /// MQTT.
@@ -107,6 +109,7 @@ impl Config {
     fn check(&self) -> Result<(), (&'static str, String)> {
         self.identity.check()?;
         self.routing.check()?;
+        self.dns.check()?;
         self.origin.check()?;
         self.relay.check()?;
         self.local_api.check()?;

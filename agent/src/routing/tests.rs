@@ -119,6 +119,7 @@ impl Device {
         let (stop, stopping) = watch::channel(false);
         let board = Board::default();
         let setup = Setup {
+            resolver: crate::net::Resolver::default(),
             data: dir.path().to_owned(),
             table: Some(dir.path().join("table.json")),
             membership: members,

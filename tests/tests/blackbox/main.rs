@@ -8,6 +8,7 @@ mod durable;
 mod failover;
 mod flood;
 mod lifecycle;
+mod names;
 mod outage;
 mod poison;
 mod reconcile;

@@ -239,3 +239,48 @@ async fn over_tls_the_domain_is_what_must_be_proven_wherever_it_is_dialled() {
     let plain = Decision { base_url: format!("http://us.store.test:{port}"), ..secure("us.store.test") };
     assert!(fetch(&clients, &plain, "/").await.is_err(), "a client for TLS sends nothing in the open");
 }
+
+#[tokio::test]
+async fn an_address_that_takes_connections_and_then_says_nothing_loses_and_is_not_tried_again() {
+    let (roots, port, mut asked_for) = tls_server("us.store.test").await;
+    // What a hole in the path looks like: connections are taken, and no handshake gets through.
+    let hole = tokio::net::TcpListener::bind(("127.0.0.2", port)).await.unwrap();
+    let fallen_in = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&fallen_in);
+    tokio::spawn(async move {
+        let mut kept = Vec::new();
+        while let Ok((stream, _)) = hole.accept().await {
+            counted.fetch_add(1, Ordering::SeqCst);
+            kept.push(stream);
+        }
+    });
+    let (clients, _tls) = clients(Scheme::Https, Some(Arc::new(tls_with(roots))));
+    let way = Decision {
+        base_url: format!("https://us.store.test:{port}"),
+        ..way("us.store.test", "127.0.0.2", port, &["127.0.0.1"])
+    };
+    for _ in 0..2 {
+        let answer = fetch(&clients, &way, "/").await.unwrap();
+        assert_eq!(answer.remote_addr().unwrap().ip().to_string(), "127.0.0.1");
+    }
+    assert_eq!(fallen_in.load(Ordering::SeqCst), 1, "the winner of the race is dialled from then on");
+    for _ in 0..3 {
+        asked_for.recv().await.unwrap();
+    }
+    assert!(asked_for.try_recv().is_err(), "one handshake for the race, one for each connection");
+}
+
+#[tokio::test]
+async fn an_override_leaves_the_connections_of_before_and_so_does_its_end() {
+    let port = server().await;
+    let (clients, _tls) = clients(Scheme::Http, None);
+    let (overrides, reader) = watch::channel(Arc::default());
+    clients.resolver().override_with(reader);
+    let way = way("us.store.test", "127.0.0.1", port, &[]);
+    assert_eq!(fetch(&clients, &way, "/host").await.unwrap().status(), 200);
+    // Nobody listens there: only a connection of before could answer.
+    overrides.send_replace(Arc::new([("us.store.test".to_owned(), "127.0.0.3".parse().unwrap())].into()));
+    assert!(fetch(&clients, &way, "/host").await.is_err());
+    overrides.send_replace(Arc::default());
+    assert_eq!(fetch(&clients, &way, "/host").await.unwrap().status(), 200);
+}
