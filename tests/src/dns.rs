@@ -24,7 +24,15 @@ impl DnsServer {
     /// # Errors
     /// When no port is free.
     pub async fn start(names: &[(&str, Ipv4Addr)]) -> Result<Self> {
-        let socket = UdpSocket::bind("127.0.0.1:0").await.context("no port for a DNS server")?;
+        Self::start_at(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), names).await
+    }
+
+    /// The same at a given address.
+    ///
+    /// # Errors
+    /// When it is taken, or needs rights that the test lacks.
+    pub async fn start_at(at: SocketAddr, names: &[(&str, Ipv4Addr)]) -> Result<Self> {
+        let socket = UdpSocket::bind(at).await.with_context(|| format!("no DNS server at {at}"))?;
         let address = socket.local_addr()?;
         let silent = Arc::new(AtomicBool::new(false));
         let names = names.iter().map(|(name, address)| ((*name).to_owned(), *address)).collect();

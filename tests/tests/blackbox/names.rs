@@ -90,3 +90,49 @@ async fn the_first_of_two_resolvers_may_be_dead_and_an_unknown_name_is_said_to_b
     });
     unreachable.await
 }
+
+/// With the system's own resolver, which waits five seconds for a dead server before it asks the next one. The system
+/// knows DNS servers by address alone, so this story needs port 53 of two loopback addresses and a `resolv.conf` of its
+/// own, which takes the rights of root; without them it says so and ends.
+#[tokio::test]
+async fn the_systems_first_resolver_may_be_dead_without_costing_the_five_seconds_that_it_waits() -> Result<()>
+{
+    let [a, b] = [fastrand::u8(1..250), fastrand::u8(1..250)];
+    let at = |last: u8| (Ipv4Addr::new(127, 53 + a % 100, b, last), 53).into();
+    let names = [(HOST, Ipv4Addr::LOCALHOST)];
+    let servers = (DnsServer::start_at(at(1), &[]).await, DnsServer::start_at(at(2), &names).await);
+    let (Ok(dead), Ok(good)) = servers else {
+        eprintln!("skipped: port 53 cannot be used");
+        return Ok(());
+    };
+    let origin = Origin::start("us-west").await?;
+    let home = tempfile::tempdir()?;
+    let of_the_system = home.path().join("resolv.conf");
+    let mount = format!("mount --bind {} /etc/resolv.conf && exec \"$@\"", of_the_system.display());
+    let private = ["unshare", "--mount", "sh", "-c", &mount, "sh"];
+    let mut took = Vec::new();
+    for (listed, silent) in [(vec![&good], false), (vec![&dead, &good], true)] {
+        let lines: String =
+            listed.iter().map(|server| format!("nameserver {}\n", server.address().ip())).collect();
+        std::fs::write(&of_the_system, lines)?;
+        let tried = std::process::Command::new("unshare")
+            .args(["--mount", "sh", "-c", &mount, "sh", "true"])
+            .status();
+        if !tried.is_ok_and(|status| status.success()) {
+            eprintln!("skipped: /etc/resolv.conf cannot be another one for one program");
+            return Ok(());
+        }
+        if silent {
+            dead.fall_silent();
+        }
+        let mut agent = Agent::setup().table(&table(&origin)?).under(&private).prepare()?;
+        agent.start().await?;
+        took.push(delivered(&agent, &origin, &format!("WITH-{}", listed.len())).await?);
+    }
+    println!("first order with one good resolver: {:?}; with the first of two dead: {:?}", took[0], took[1]);
+    ensure!(
+        took[1] < took[0] + Duration::from_secs(3),
+        "the system's own five seconds were waited for: {took:?}"
+    );
+    Ok(())
+}

@@ -1,12 +1,11 @@
 //! The words of a look-up: what a source replies, and who gave the answer in the end. Pure.
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 /// Who gave the addresses of a name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum By {
     /// The host is an address.
     Literal,
@@ -24,6 +23,29 @@ pub enum By {
     Table,
     /// Somebody whose word alone does not count, and nobody else.
     Unconfirmed,
+}
+
+impl By {
+    /// As documents write it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Literal => "literal",
+            Self::Override => "override",
+            Self::System => "system",
+            Self::Direct => "direct",
+            Self::Doh => "doh",
+            Self::Stale => "stale",
+            Self::Table => "table",
+            Self::Unconfirmed => "unconfirmed",
+        }
+    }
+}
+
+impl Serialize for By {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.name())
+    }
 }
 
 /// Addresses of a name, as one source gives them.

@@ -4,7 +4,7 @@ use super::answer::{Answer, By, is_dialable};
 use super::figures::Histogram;
 use super::ladder::{Kind, Verdict};
 use crate::clock::Mono;
-use samovar_wire::status::{ChainLink, NameState, Percentiles};
+use samovar_wire::status::{ChainLink, NameState};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
@@ -185,14 +185,13 @@ impl Cache {
 
     /// What is reported.
     pub(super) fn states(&mut self, now: Mono) -> Vec<NameState> {
-        let told = |histogram: &mut Histogram| -> Option<Percentiles> { histogram.percentiles(now) };
         let states = self.entries.iter_mut().filter_map(|(name, entry)| {
             Some(NameState {
                 name: name.clone(),
-                answered_by: by_name(entry.by?),
+                answered_by: entry.by?.name().to_owned(),
                 chain: entry.chain.clone(),
-                dns_ms: told(&mut entry.dns),
-                request_ms: told(&mut entry.requests),
+                dns_ms: entry.dns.percentiles(now),
+                request_ms: entry.requests.percentiles(now),
             })
         });
         states.collect()
@@ -226,21 +225,6 @@ impl Entry {
         self.fresh = Some(Fresh { addresses, by, until: now.plus(life) });
         self.none = None;
     }
-}
-
-/// As documents write it.
-pub(super) fn by_name(by: By) -> String {
-    let name = match by {
-        By::Literal => "literal",
-        By::Override => "override",
-        By::System => "system",
-        By::Direct => "direct",
-        By::Doh => "doh",
-        By::Stale => "stale",
-        By::Table => "table",
-        By::Unconfirmed => "unconfirmed",
-    };
-    name.to_owned()
 }
 
 #[cfg(test)]
