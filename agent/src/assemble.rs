@@ -190,7 +190,7 @@ impl Frame {
 
     fn routing(&mut self, identity: &Identity) -> Result<Routing, StartError> {
         let membership = self.membership(identity);
-        let resolver = self.names()?;
+        let resolver = self.names();
         let (routing, runner) = routing::start(Setup {
             resolver,
             data: self.data.clone(),
@@ -210,18 +210,18 @@ impl Frame {
         Ok(routing)
     }
 
-    fn names(&mut self) -> Result<Resolver, StartError> {
+    fn names(&mut self) -> Resolver {
         let (resolver, damaged) = Resolver::open(NamesSettings {
             data: Some(self.data.clone()),
             servers: self.config.dns.servers(),
             plain: self.config.origin.scheme == Scheme::Http,
-        })?;
+        });
         if let Some(what) = damaged {
             self.board.raise(Condition::FileSetAside, what);
         }
         let watched = resolver.clone();
         self.spawn("names", STUCK, |heartbeat, stop| watched.watch_network(line::changes(), heartbeat, stop));
-        Ok(resolver)
+        resolver
     }
 
     fn outbox(&self) -> Result<Outbox, StartError> {

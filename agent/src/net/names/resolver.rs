@@ -19,8 +19,8 @@ use super::wanted::{
 };
 use crate::clock::{Mono, instant, mono, wall};
 use crate::heartbeat::Heartbeat;
+use crate::net::explain;
 use crate::stop;
-use crate::store::StoreError;
 use samovar_wire::route::Dns;
 use samovar_wire::status::NameState;
 use std::collections::BTreeMap;
@@ -36,6 +36,8 @@ const STALE_AFTER: Duration = Duration::from_millis(1_800);
 const STALE_MAX: Duration = Duration::from_hours(7 * 24);
 /// Addresses of one name that are tried; the table's own come on top.
 const RESOLVED_MAX: usize = 4;
+/// Look-ups at one time; more wait for a place.
+const FLIGHTS_MAX: usize = 64;
 /// Chains that are measured at one time.
 const CHAINS_MAX: usize = 4;
 /// Between two looks at the files of the network.
@@ -51,6 +53,7 @@ struct Inner {
     plain: bool,
     file: Option<PathBuf>,
     writer: Arc<Writer>,
+    places: Semaphore,
     chains: Semaphore,
     changed: watch::Sender<u64>,
     shared: Mutex<Shared>,
@@ -91,16 +94,17 @@ impl Default for Resolver {
 }
 
 impl Resolver {
-    /// A resolver with what the data directory remembers; and the words about a file that was damaged.
-    ///
-    /// # Errors
-    /// When the file cannot be read or set aside.
-    pub fn open(settings: NamesSettings) -> Result<(Self, Option<String>), StoreError> {
-        let (known, damaged) = match &settings.data {
-            Some(data) => shelf::load(&shelf::file(data))?,
+    /// A resolver with what the data directory remembers, and the words about a file that was damaged or cannot be read: a
+    /// device can sell without it.
+    #[must_use]
+    pub fn open(settings: NamesSettings) -> (Self, Option<String>) {
+        let loaded = settings.data.as_deref().map(|data| shelf::load(&shelf::file(data)));
+        let (known, damaged) = match loaded {
+            Some(Ok(loaded)) => loaded,
+            Some(Err(error)) => (Known::default(), Some(explain(&error))),
             None => (Known::default(), None),
         };
-        Ok((Self::new(settings, system(), known, network_files::read()), damaged))
+        (Self::new(settings, system(), known, network_files::read()), damaged)
     }
 
     pub(super) fn new(settings: NamesSettings, system: System, known: Known, network: Network) -> Self {
@@ -110,6 +114,7 @@ impl Resolver {
             plain: settings.plain,
             file: settings.data.as_deref().map(shelf::file),
             writer: Arc::default(),
+            places: Semaphore::new(FLIGHTS_MAX),
             chains: Semaphore::new(CHAINS_MAX),
             changed: watch::Sender::new(0),
             shared: Mutex::new(Shared { known, network, ..Shared::default() }),
@@ -394,6 +399,8 @@ impl Resolver {
         let trust = Trust { proven, plain: self.0.plain };
         let (resolver, host, started) = (self.clone(), host.to_owned(), flight.started);
         tokio::spawn(async move {
+            // Held until the look-up ends, which it does within its limit.
+            let _place = resolver.0.places.acquire().await;
             let verdict = flight::look_up(&host, &sources, trust, started).await;
             resolver.landed(&host, verdict, started, generation);
             drop(ended);
