@@ -284,3 +284,20 @@ async fn an_override_leaves_the_connections_of_before_and_so_does_its_end() {
     overrides.send_replace(Arc::default());
     assert_eq!(fetch(&clients, &way, "/host").await.unwrap().status(), 200);
 }
+
+#[tokio::test]
+async fn in_another_network_no_connection_of_the_old_one_is_used() {
+    let port = server().await;
+    let (clients, _tls) = clients(Scheme::Http, None);
+    let way = way("us.store.test", "127.0.0.1", port, &[]);
+    let local = async || {
+        let answer = fetch(&clients, &way, "/host").await.unwrap();
+        assert_eq!(answer.status(), 200);
+        clients.0.cache.lock().unwrap()[0].under.network
+    };
+    let before = local().await;
+    assert_eq!(local().await, before);
+    clients.resolver().enter_another_network();
+    assert_eq!(local().await, before + 1);
+    assert_eq!(clients.0.cache.lock().unwrap().len(), 1, "the client of before is gone, and its connections");
+}

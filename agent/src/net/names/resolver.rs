@@ -283,6 +283,13 @@ impl Resolver {
         }
     }
 
+    /// The cable is in another socket.
+    #[cfg(test)]
+    pub(in crate::net) fn enter_another_network(&self) {
+        let interface = format!("another-{}", self.generation());
+        self.enter(Network { interface, ..Network::default() });
+    }
+
     /// Behind the addresses that a look-up gave, somebody else was found.
     pub(in crate::net) fn doubt(&self, host: &str) {
         self.lock().cache.doubt(&normal(host), mono());
