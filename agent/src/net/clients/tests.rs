@@ -297,7 +297,12 @@ async fn in_another_network_no_connection_of_the_old_one_is_used() {
     };
     let before = local().await;
     assert_eq!(local().await, before);
+    clients.client(&Decision { origin: "apac".parse().unwrap(), ..way.clone() }).unwrap();
     clients.resolver().enter_another_network();
     assert_eq!(local().await, before + 1);
-    assert_eq!(clients.0.cache.lock().unwrap().len(), 1, "the client of before is gone, and its connections");
+    assert_eq!(
+        clients.0.cache.lock().unwrap().len(),
+        1,
+        "all clients of before are gone, and their connections"
+    );
 }

@@ -152,6 +152,15 @@ impl Cache {
         }
     }
 
+    /// TLS has proved what one voice alone had said: the next look-up may believe it.
+    pub(super) fn confirm(&mut self, host: &str, address: IpAddr) {
+        if let Some(entry) = self.entries.get_mut(host)
+            && entry.none.as_ref().is_some_and(|absent| absent.suspects.contains(&address))
+        {
+            entry.none = None;
+        }
+    }
+
     pub(super) fn request_took(&mut self, host: &str, took: Duration, now: Mono) {
         self.entry(host, now).requests.record(took, now);
     }

@@ -83,8 +83,8 @@ enum Rung {
 pub(super) struct Trust {
     /// Addresses that TLS proved for this name on this network.
     pub(super) proven: Vec<IpAddr>,
-    /// Loopback addresses are what is wanted: origins are spoken to in the open.
-    pub(super) plain: bool,
+    /// Loopback addresses are what is wanted: origins are spoken to in the open, or the host is this very device.
+    pub(super) loopback: bool,
 }
 
 /// A look-up under way.
@@ -167,7 +167,7 @@ impl Ladder {
             source.voice != voice
                 && matches!(reply, Reply::Found(answer) if answer.addresses.contains(&address))
         };
-        let expected = self.trust.plain && address.is_loopback();
+        let expected = self.trust.loopback && address.is_loopback();
         !is_private(&address)
             || expected
             || self.trust.proven.contains(&address)

@@ -210,6 +210,7 @@ impl Resolver {
         }
         let worth_writing = {
             let mut shared = self.lock();
+            shared.cache.confirm(&host, address);
             let network = shared.network.clone();
             shared.known.remember(&network, &host, address, wall())
         };
@@ -403,7 +404,7 @@ impl Resolver {
         let max = shared.table.stale_max_s.map_or(STALE_MAX, Duration::from_secs);
         let proven = shared.known.of(&shared.network, host, wall(), max).here;
         drop(shared);
-        let trust = Trust { proven, plain: self.0.plain };
+        let trust = Trust { proven, loopback: self.0.plain || is_local(host) };
         let (resolver, host, started) = (self.clone(), host.to_owned(), flight.started);
         tokio::spawn(async move {
             // Held until the look-up ends, which it does within its limit.

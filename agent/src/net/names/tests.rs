@@ -174,12 +174,26 @@ async fn a_private_address_counts_when_two_say_so_or_tls_has_proved_it_and_is_th
     let alone = only(&[portal.address]);
     assert_eq!(first(&alone).await, (ip("10.0.0.1"), By::Unconfirmed));
     alone.remember(HOST, ip("10.0.0.1"));
-    alone.enter(Network { interface: "eth9".into(), ..network(&[]) });
     assert_eq!(first(&alone).await, (ip("10.0.0.1"), By::Direct));
     let second = Server::answers("10.0.0.1").await;
     assert_eq!(first(&only(&[portal.address, second.address])).await, (ip("10.0.0.1"), By::Direct));
     let good = Server::answers("203.0.113.1").await;
     assert_eq!(first(&only(&[portal.address, good.address])).await.0, ip("203.0.113.1"));
+}
+
+#[tokio::test]
+async fn this_very_device_is_the_systems_word_alone() {
+    let server = Server::answers("203.0.113.1").await;
+    let resolver = Resolver::new(
+        NamesSettings { servers: vec![server.address], ..NamesSettings::default() },
+        system(0, "127.0.0.1"),
+        Known::default(),
+        network(&[]),
+    );
+    let wanted = Wanted { domain: "us.store.example", host: "LocalHost.", listed: &[] };
+    let found = resolver.find(&wanted, LIMIT).await.unwrap();
+    assert_eq!((found.by, found.addresses), (By::System, vec![ip("127.0.0.1")]));
+    assert_eq!(server.asked(), 0);
 }
 
 #[tokio::test]

@@ -123,7 +123,7 @@ fn a_private_address_needs_a_second_voice_or_a_proof_by_tls() {
     inside.replied(1, found("10.0.0.1"));
     assert_eq!(good(inside.next(at(2))).0, [ip("10.0.0.1")]);
 
-    let trust = Trust { proven: vec![ip("10.0.0.1")], plain: false };
+    let trust = Trust { proven: vec![ip("10.0.0.1")], loopback: false };
     let mut proven = Ladder::new(at(0), &[SYSTEM, TABLE], trust);
     proven.next(at(0));
     proven.replied(0, found("10.0.0.1"));
@@ -132,14 +132,14 @@ fn a_private_address_needs_a_second_voice_or_a_proof_by_tls() {
 
 #[test]
 fn a_loopback_address_is_expected_only_where_origins_are_spoken_to_in_the_open() {
-    for (plain, address, counts) in
+    for (loopback, address, counts) in
         [(true, "127.0.0.1", true), (false, "127.0.0.1", false), (true, "10.0.0.1", false)]
     {
-        let mut ladder = Ladder::new(at(0), &[SYSTEM], Trust { proven: Vec::new(), plain });
+        let mut ladder = Ladder::new(at(0), &[SYSTEM], Trust { proven: Vec::new(), loopback });
         ladder.next(at(0));
         ladder.replied(0, found(address));
         let is_good = matches!(ladder.next(at(1)), Next::Done(Verdict::Good(..)));
-        assert_eq!(is_good, counts, "{plain} {address}");
+        assert_eq!(is_good, counts, "{loopback} {address}");
     }
 }
 
