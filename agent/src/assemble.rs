@@ -29,7 +29,7 @@ mod reporting;
 mod routes;
 
 use crate::clock::{Mono, mono, wall};
-use crate::config::{Config, ConfigError, OriginMode};
+use crate::config::{Config, ConfigError, OriginMode, RoutingSection};
 use crate::data_dir::{DataDir, DataDirError, Run};
 use crate::heartbeat::{self, Heartbeat, Heartbeats};
 use crate::http::{Gate, listener};
@@ -204,7 +204,7 @@ impl Frame {
                 named: self.config.origin.mode == OriginMode::Batch,
             },
             board: self.board.clone(),
-            settings: RoutingSettings::default(),
+            settings: routing_settings(&self.config.routing),
         })?;
         self.spawn("routing", STUCK, |heartbeat, stop| runner.run(heartbeat, stop));
         Ok(routing)
@@ -400,6 +400,13 @@ pub fn ledger_settings(data: &std::path::Path, config: &Config) -> LedgerSetting
         encrypt_bodies: config.orders.encrypt_bodies,
         credentials: std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from),
     }
+}
+
+fn routing_settings(section: &RoutingSection) -> RoutingSettings {
+    let mut settings = RoutingSettings::default();
+    settings.health.failback_after = Duration::from_secs(section.failback_after_s);
+    settings.health.failback_spread = Duration::from_secs(section.failback_spread_s);
+    settings
 }
 
 fn limits(config: &Config) -> Limits {

@@ -60,6 +60,16 @@ impl Heartbeat {
         }
     }
 
+    /// Beats from within a call that takes long and tells of its progress.
+    pub fn pulse(&self) -> impl Fn() + Send + 'static + use<> {
+        let (all, index) = (self.all.clone(), self.index);
+        move || {
+            if let Some(entry) = all.entries().get_mut(index) {
+                entry.last = mono();
+            }
+        }
+    }
+
     /// How often to beat when idle.
     #[must_use]
     pub fn interval(&self) -> Duration {

@@ -1,10 +1,14 @@
 //! The agent's own logs: lines on standard output, JSON in files with a size budget.
 //!
+//! What strangers wrote into a value cannot steer the terminal that shows a line, nor forge one.
+//!
 //! Files are `DIR/logs/agent.jsonl` and its predecessors `agent.1.jsonl` … `agent.7.jsonl`; together they stay within
 //! `logs.max_bytes`. Writing happens on a thread of its own; when the disk cannot follow, the newest lines are
 //! dropped and counted rather than anything waiting for a log.
 
 use crate::config::LogsSection;
+use samovar_wire::plain;
+use std::borrow::Cow;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
@@ -43,11 +47,38 @@ pub fn start(data: &Path, settings: &LogsSection) -> Result<WorkerGuard, Logging
         .finish(files);
     // The level was checked with the configuration.
     let filter = || EnvFilter::try_new(&settings.level).unwrap_or_else(|_| EnvFilter::new("info"));
-    let lines = fmt::layer().with_ansi(io::stdout().is_terminal()).with_target(false).with_filter(filter());
-    let json = fmt::layer().json().flatten_event(true).with_writer(writer).with_filter(filter());
+    let lines = fmt::layer()
+        .with_ansi(io::stdout().is_terminal())
+        .with_target(false)
+        .with_writer(|| Harmless { to: io::stdout(), harmless: plain::log_line })
+        .with_filter(filter());
+    let json = fmt::layer()
+        .json()
+        .flatten_event(true)
+        .with_writer(move || Harmless { to: writer.clone(), harmless: plain::json })
+        .with_filter(filter());
     // A second start in one process (tests) keeps the first subscriber.
     let _ = tracing_subscriber::registry().with(lines).with(json).try_init();
     Ok(guard)
+}
+
+/// Writes whole lines in a form that can be shown on any terminal.
+struct Harmless<W> {
+    to: W,
+    harmless: fn(&str) -> Cow<'_, str>,
+}
+
+impl<W: Write> Write for Harmless<W> {
+    // The subscriber hands over each event in one piece.
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        let text = String::from_utf8_lossy(line);
+        self.to.write_all((self.harmless)(&text).as_bytes())?;
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.to.flush()
+    }
 }
 
 /// A file that makes room for itself: when it is full it becomes `.1`, `.1` becomes `.2`, and the last goes.
@@ -112,6 +143,13 @@ mod tests {
         assert_eq!(sizes.len() as u64, FILES);
         assert!(sizes.iter().sum::<u64>() <= 1_000 * FILES);
         assert!(fs::read_to_string(name(dir.path(), 0)).unwrap().contains("line 00999"));
+    }
+
+    #[test]
+    fn a_line_shows_what_a_stranger_wrote_without_obeying_it() {
+        let mut lines = Harmless { to: Vec::new(), harmless: plain::log_line };
+        lines.write_all("INFO key=A\u{202e}1\nINFO forged\n".as_bytes()).unwrap();
+        assert_eq!(String::from_utf8(lines.to).unwrap(), "INFO key=A\u{fffd}1\u{fffd}INFO forged\n");
     }
 
     #[test]

@@ -107,6 +107,14 @@ fn set_mode(_file: &File, _mode: u32) -> io::Result<()> {
     Ok(())
 }
 
+/// Makes the content of a file durable that somebody else wrote.
+///
+/// # Errors
+/// When it cannot be opened or synced.
+pub fn sync(path: &Path) -> Result<(), StoreError> {
+    File::open(path).and_then(|file| file.sync_all()).map_err(StoreError::new("sync", path))
+}
+
 /// Makes a rename or a creation in a file's directory durable.
 ///
 /// # Errors

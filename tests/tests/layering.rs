@@ -35,6 +35,8 @@ const CRATES: &[(&str, &str, &[&str])] = &[
 
 /// Files that only decide, whatever else changes.
 const POLICIES: &[&str] = &[
+    "agent/src/config/commands.rs",
+    "agent/src/config/overlay.rs",
     "agent/src/config/single.rs",
     "agent/src/config/template.rs",
     "agent/src/identity/renewal.rs",
@@ -73,6 +75,7 @@ const POLICIES: &[&str] = &[
     "fleet/src/orders/judge.rs",
     "fleet/src/orders/pace.rs",
     "fleet/src/overload/admission.rs",
+    "fleet/wire/src/plain.rs",
 ];
 
 /// What a file that decides must not touch.

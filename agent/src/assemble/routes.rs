@@ -62,11 +62,13 @@ impl Routes for RoutesOfOrders {
     }
 
     fn report(&self, origin: &OriginId, outcome: &BatchOutcome) {
-        if let BatchOutcome::Partly { others, .. } = outcome {
-            return self.report(origin, others);
-        }
         let outcome = match outcome {
-            BatchOutcome::Unreachable(why) => Outcome::Failed(why.clone()),
+            // It answered the others, so it is there.
+            BatchOutcome::Partly { others, .. } if matches!(**others, BatchOutcome::Stalled(_)) => {
+                Outcome::Answered
+            }
+            BatchOutcome::Partly { others, .. } => return self.report(origin, others),
+            BatchOutcome::Unreachable(why) | BatchOutcome::Stalled(why) => Outcome::Failed(why.clone()),
             // Too many requests is an answer; a server error is a failure.
             BatchOutcome::Busy { detail, .. } if detail.starts_with("HTTP 5") => {
                 Outcome::Failed(detail.clone())

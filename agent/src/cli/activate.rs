@@ -6,6 +6,7 @@
 use crate::identity::activate::{ActivateError, Activated, Request, activate};
 use crate::net::explain;
 use samovar_wire::conditions::Words;
+use samovar_wire::plain;
 use std::path::{Path, PathBuf};
 
 /// Arguments of `activate`.
@@ -86,8 +87,8 @@ impl Report {
         use std::io::Write;
         // Nobody may be listening, as in `samovar-agent … | head`; the exit code says the same.
         let _ = match self {
-            Self::Output(text) => writeln!(std::io::stdout(), "{text}"),
-            Self::Complaint(text) => writeln!(std::io::stderr(), "{text}"),
+            Self::Output(text) => writeln!(std::io::stdout(), "{}", plain::message(text)),
+            Self::Complaint(text) => writeln!(std::io::stderr(), "{}", plain::message(text)),
         };
     }
 }

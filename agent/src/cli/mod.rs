@@ -12,6 +12,7 @@ use crate::config::Config;
 use crate::net::explain;
 use ask::Agent;
 use clap::{Args, Parser, Subcommand};
+use samovar_wire::plain;
 use std::path::PathBuf;
 
 /// The agent on a store device: keeps orders safe, finds their origin, tells head office how the device is doing.
@@ -172,18 +173,23 @@ fn told(result: Result<String, ask::AskError>) -> u8 {
             say(&text);
             0
         }
-        Err(error) => failed(&error.to_string(), error.exit_code()),
+        Err(error) => {
+            if let ask::AskError::Failed { shown, .. } = &error {
+                say(shown);
+            }
+            failed(&error.to_string(), error.exit_code())
+        }
     }
 }
 
 fn failed(message: &str, code: u8) -> u8 {
     use std::io::Write;
     // Nobody may be listening, as in `samovar-agent … 2>&1 | head`.
-    let _ = writeln!(std::io::stderr(), "samovar-agent: {message}");
+    let _ = writeln!(std::io::stderr(), "samovar-agent: {}", plain::message(message));
     code
 }
 
 fn say(text: &str) {
     use std::io::Write;
-    let _ = writeln!(std::io::stdout(), "{}", text.trim_end());
+    let _ = writeln!(std::io::stdout(), "{}", plain::message(text.trim_end()));
 }

@@ -1,7 +1,7 @@
 //! `samovar-agent orders`: the ledger as a technician sees it.
 
 use super::AskArgs;
-use super::ask::{Agent, AskError, segment, text};
+use super::ask::{self, Agent, AskError, segment, text};
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 use std::fmt::Write;
@@ -42,9 +42,9 @@ enum OrdersCommand {
     Retry {
         /// Id or order number
         order: String,
-        /// Why
-        #[arg(long, default_value = "")]
-        reason: String,
+        /// Why; kept in the audit log
+        #[arg(long, value_parser = ask::reason)]
+        reason: Option<String>,
         #[command(flatten)]
         ask: AskArgs,
     },
@@ -53,7 +53,7 @@ enum OrdersCommand {
         /// Id or order number
         order: String,
         /// Why; kept in the audit log
-        #[arg(long)]
+        #[arg(long, value_parser = ask::reason)]
         reason: String,
         #[command(flatten)]
         ask: AskArgs,
@@ -63,7 +63,7 @@ enum OrdersCommand {
         /// Id or order number
         order: String,
         /// Why; kept in the audit log
-        #[arg(long)]
+        #[arg(long, value_parser = ask::reason)]
         reason: String,
         #[command(flatten)]
         ask: AskArgs,
@@ -92,7 +92,7 @@ pub(super) async fn run(args: &OrdersArgs) -> Result<String, AskError> {
             (Agent::find(&ask.data).get(&format!("/v1/orders/{}", segment(order))).await?, ask, show_record)
         }
         OrdersCommand::Retry { order, reason, ask } => {
-            (intervene(ask, order, "retry", reason).await?, ask, show_record)
+            (intervene(ask, order, "retry", reason.as_deref().unwrap_or_default()).await?, ask, show_record)
         }
         OrdersCommand::Discard { order, reason, ask } => {
             (intervene(ask, order, "discard", reason).await?, ask, show_record)
@@ -105,7 +105,27 @@ pub(super) async fn run(args: &OrdersArgs) -> Result<String, AskError> {
             (Agent::find(&ask.data).post("/v1/orders:reconcile", body).await?, ask, show_compared)
         }
     };
-    Ok(if ask.json { format!("{answer:#}") } else { show(&answer) })
+    let shown = if ask.json { ask::json(&answer) } else { show(&answer) };
+    match &args.command {
+        OrdersCommand::Reconcile { .. } => match not_compared(&answer) {
+            Some(why) => Err(AskError::Failed { shown, why }),
+            None => Ok(shown),
+        },
+        _ => Ok(shown),
+    }
+}
+
+/// Why the wish to compare was not met; `None` when every origin that can be compared was.
+fn not_compared(outcome: &Value) -> Option<String> {
+    let failed = outcome["origins"].as_array().into_iter().flatten();
+    let failed = failed.filter(|origin| origin["supported"] != false && origin["last_error"].is_string());
+    let mut why: Vec<String> = failed
+        .map(|origin| format!("{}: {}", text(origin, "/origin"), text(origin, "/last_error")))
+        .collect();
+    if outcome["done"] == false {
+        why.push("the comparison has not come to its end; it goes on: see `samovar-agent status`".into());
+    }
+    (!why.is_empty()).then(|| format!("not compared: {}", why.join("; ")))
 }
 
 async fn intervene(ask: &AskArgs, order: &str, what: &str, reason: &str) -> Result<Value, AskError> {
@@ -150,8 +170,16 @@ fn show_compared(outcome: &Value) -> String {
     for origin in outcome["origins"].as_array().into_iter().flatten() {
         let number = |field: &str| origin[field].as_u64().unwrap_or(0);
         let name = text(origin, "/origin");
+        if origin["not_compared"].is_string() {
+            let _ = writeln!(out, "{name:<16} {}", text(origin, "/not_compared"));
+            continue;
+        }
         if origin["supported"] == false {
             let _ = writeln!(out, "{name:<16} does not reconcile: {}", text(origin, "/last_error"));
+            continue;
+        }
+        if origin["last_error"].is_string() {
+            let _ = writeln!(out, "{name:<16} not compared; last match {}", text(origin, "/matched_at"));
             continue;
         }
         let _ = writeln!(
@@ -163,15 +191,9 @@ fn show_compared(outcome: &Value) -> String {
             number("unknown"),
             text(origin, "/matched_at")
         );
-        if origin["last_error"].is_string() {
-            let _ = writeln!(out, "{:<16} {}", "", text(origin, "/last_error"));
-        }
     }
     if out.is_empty() {
         out.push_str("no origin has settled anything yet\n");
-    }
-    if outcome["done"] == false {
-        out.push_str("it goes on: see `samovar-agent status`\n");
     }
     out
 }

@@ -1,7 +1,7 @@
 //! `samovar-agent resolve`: where a service is now, and every rule that was looked at.
 
 use super::AskArgs;
-use super::ask::{Agent, AskError, segment, text};
+use super::ask::{self, Agent, AskError, segment, text};
 use clap::Args;
 use serde_json::Value;
 use std::fmt::Write;
@@ -34,7 +34,7 @@ pub(super) async fn run(args: &ResolveArgs) -> Result<String, AskError> {
         }
     }
     let answer = Agent::find(&args.ask.data).get(&path).await?;
-    Ok(if args.ask.json { format!("{answer:#}") } else { show(&answer, args.explain) })
+    Ok(if args.ask.json { ask::json(&answer) } else { show(&answer, args.explain) })
 }
 
 fn show(answer: &Value, explain: bool) -> String {

@@ -1,12 +1,12 @@
 //! `samovar-agent status`: what a technician wants to know first.
 
-use super::ask::{Agent, AskError, text};
+use super::ask::{self, Agent, AskError, text};
 use serde_json::Value;
 use std::fmt::Write;
 
 pub(super) async fn run(agent: &Agent, json: bool) -> Result<String, AskError> {
     let status = agent.get("/v1/status").await?;
-    Ok(if json { format!("{status:#}") } else { show(&status) })
+    Ok(if json { ask::json(&status) } else { show(&status) })
 }
 
 // Writing to a String cannot fail, so the results are not looked at.
@@ -57,12 +57,16 @@ fn show(status: &Value) -> String {
         count("/orders/quarantined"),
         count("/orders/settled")
     );
-    if let Some(oldest) = status.pointer("/orders/oldest_pending_at").and_then(Value::as_str) {
-        let _ = writeln!(out, "           oldest pending since {oldest}");
+    if status["orders"]["oldest_pending_at"].is_string() {
+        let _ =
+            writeln!(out, "           oldest pending since {}", text(status, "/orders/oldest_pending_at"));
     }
     for compared in status["reconcile"].as_array().into_iter().flatten() {
         let (origin, matched) = (text(compared, "/origin"), text(compared, "/matched_at"));
-        let _ = writeln!(out, "compared   {origin} had every order at {matched}");
+        let _ = match compared["not_compared"].as_str() {
+            Some(_) => writeln!(out, "compared   {origin} {}", text(compared, "/not_compared")),
+            None => writeln!(out, "compared   {origin} had every order at {matched}"),
+        };
     }
     match status["conditions"].as_array().map(Vec::as_slice) {
         None | Some([]) => out.push_str("all is well\n"),

@@ -4,10 +4,13 @@
 //! fault nobody finds. `--set section.key=value` overlays single keys. Relative paths are relative to the file.
 //! `defaults.toml` beside this module is the reference; a test holds it against the code.
 
+mod commands;
+mod overlay;
 mod sections;
 mod single;
 mod template;
 
+pub use commands::{CommandKey, CommandsSection};
 pub use sections::{
     Compression, DnsSection, IdentitySection, LocalApiSection, LogsSection, OrdersSection, OriginMode,
     OriginSection, OriginTls, RelaySection, RoutingSection,
@@ -35,6 +38,8 @@ pub struct Config {
     pub origin: OriginSection,
     /// MQTT.
     pub relay: RelaySection,
+    /// Who may command this device.
+    pub commands: CommandsSection,
     /// The HTTP API on the device.
     pub local_api: LocalApiSection,
     /// The ledger and its dispatch.
@@ -87,13 +92,10 @@ impl Config {
         // Read typed first: only this way an error still knows its line.
         let mut config: Self = toml::from_str(&text).map_err(|error| ConfigError::invalid(&name, &error))?;
         if !set.is_empty() {
-            config = overlay(&text, set)?;
+            config = overlay::lay_over(&text, set)?;
         }
         config.resolve_paths(file.and_then(Path::parent));
-        config.check().map_err(|(key, problem)| {
-            let at = line_of(&text, key).map(|line| format!("line {line}: ")).unwrap_or_default();
-            ConfigError::invalid(&name, &format!("{at}{key}: {problem}"))
-        })?;
+        config.check().map_err(|(key, problem)| blame(key, &problem, (&name, &text), set))?;
         Ok(config)
     }
 
@@ -112,36 +114,27 @@ impl Config {
         self.dns.check()?;
         self.origin.check()?;
         self.relay.check()?;
+        self.commands.check()?;
         self.local_api.check()?;
         self.orders.check()?;
         self.logs.check()
     }
 }
 
-fn overlay(text: &str, set: &[String]) -> Result<Config, ConfigError> {
-    let mut table: toml::Table =
-        toml::from_str(text).map_err(|error| ConfigError::invalid("configuration", &error))?;
-    for assignment in set {
-        let invalid = |why: &str| ConfigError::invalid(format!("--set {assignment}"), &why);
-        let (key, value) =
-            assignment.split_once('=').ok_or_else(|| invalid("write it as section.key=value"))?;
-        let (section, key) = key.split_once('.').ok_or_else(|| invalid("write it as section.key=value"))?;
-        let section = table
-            .entry(section.trim())
-            .or_insert_with(|| toml::Value::Table(toml::Table::new()))
-            .as_table_mut()
-            .ok_or_else(|| invalid("that is not a section"))?;
-        section.insert(key.trim().to_owned(), parse_value(value.trim()));
+/// Says where a value without sense was written: in an argument, on a line of the file, or nowhere.
+fn blame(key: &'static str, problem: &str, (name, text): (&str, &str), set: &[String]) -> ConfigError {
+    let problem = format!("{key}: {problem}");
+    if let Some(assignment) = overlay::naming(set, key) {
+        return ConfigError::invalid(format!("--set {assignment}"), &problem);
     }
-    table.try_into().map_err(|error| ConfigError::invalid(format!("--set {}", set.join(" --set ")), &error))
-}
-
-/// A TOML value, or else the text itself, so that `--set logs.level=debug` needs no quotes.
-fn parse_value(text: &str) -> toml::Value {
-    toml::from_str::<toml::Table>(&format!("v = {text}"))
-        .ok()
-        .and_then(|mut table| table.remove("v"))
-        .unwrap_or_else(|| toml::Value::String(text.to_owned()))
+    match line_of(text, key) {
+        Some(line) => ConfigError::invalid(name, &format!("line {line}: {problem}")),
+        // What is missing stands nowhere; the argument that touched its section comes nearest.
+        None => match overlay::touching(set, key) {
+            Some(assignment) => ConfigError::invalid(format!("--set {assignment}"), &problem),
+            None => ConfigError::invalid(name, &problem),
+        },
+    }
 }
 
 /// The line on which a `section.key` stands, for errors found after parsing.

@@ -53,7 +53,7 @@ impl IdentitySection {
 }
 
 /// `[routing]`
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RoutingSection {
     /// A signed route table, read at start and whenever it changes.
@@ -62,16 +62,33 @@ pub struct RoutingSection {
     pub trusted_keys: TrustedKeys,
     /// Environment of route tables and topics; the activation's when empty, else `prod`.
     pub environment: String,
+    /// How long an origin that was left must answer before it is returned to.
+    pub failback_after_s: u64,
+    /// Each device waits a random part of this on top.
+    pub failback_spread_s: u64,
+}
+
+impl Default for RoutingSection {
+    fn default() -> Self {
+        Self {
+            table: None,
+            trusted_keys: TrustedKeys::default(),
+            environment: String::new(),
+            failback_after_s: 300,
+            failback_spread_s: 120,
+        }
+    }
 }
 
 impl RoutingSection {
     pub(super) fn check(&self) -> Result<(), Wrong> {
         // The environment is a level of every topic.
         let is_level = self.environment.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
-        if is_level && self.environment.len() <= 64 {
-            return Ok(());
+        if !is_level || self.environment.len() > 64 {
+            return Err(("routing.environment", "use at most 64 of the characters A-Z a-z 0-9 _ -".into()));
         }
-        Err(("routing.environment", "use at most 64 of the characters A-Z a-z 0-9 _ -".into()))
+        within("routing.failback_after_s", self.failback_after_s, 0, 86_400)?;
+        within("routing.failback_spread_s", self.failback_spread_s, 0, 3_600)
     }
 }
 

@@ -6,8 +6,10 @@
 
 use super::template::{HeaderTemplate, PathTemplate};
 use http::{HeaderName, HeaderValue};
-use serde::{Deserialize, Serialize};
+use serde::de::{self, Unexpected, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::collections::BTreeMap;
+use std::fmt;
 use std::str::FromStr;
 
 /// Statuses that say something about the sender or the moment, never about an order.
@@ -80,8 +82,7 @@ pub enum SingleMethod {
 }
 
 /// A status, or a whole class of them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "StatusText", into = "StatusText")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Status {
     /// One.
     Exact(u16),
@@ -89,32 +90,45 @@ pub enum Status {
     Class(u16),
 }
 
-#[derive(Serialize, Deserialize)]
-#[serde(untagged)]
-enum StatusText {
-    Number(u16),
-    Text(String),
+impl<'de> Deserialize<'de> for Status {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(StatusVisitor)
+    }
 }
 
-impl TryFrom<StatusText> for Status {
-    type Error = String;
+/// Reads a number, or the name of a class.
+struct StatusVisitor;
 
-    fn try_from(text: StatusText) -> Result<Self, String> {
+impl Visitor<'_> for StatusVisitor {
+    type Value = Status;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("a status from 200 to 499, \"2xx\" or \"4xx\"")
+    }
+
+    fn visit_i64<E: de::Error>(self, number: i64) -> Result<Status, E> {
+        let status = u16::try_from(number).ok().filter(|status| (200..=499).contains(status));
+        status.map(Status::Exact).ok_or_else(|| E::invalid_value(Unexpected::Signed(number), &self))
+    }
+
+    fn visit_u64<E: de::Error>(self, number: u64) -> Result<Status, E> {
+        self.visit_i64(i64::try_from(number).unwrap_or(i64::MAX))
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<Status, E> {
         match text {
-            StatusText::Number(status @ 200..=499) => Ok(Self::Exact(status)),
-            StatusText::Text(text) if text == "2xx" => Ok(Self::Class(2)),
-            StatusText::Text(text) if text == "4xx" => Ok(Self::Class(4)),
-            StatusText::Number(status) => Err(format!("{status} is not a status from 200 to 499")),
-            StatusText::Text(text) => Err(format!("`{text}` is not a status, \"2xx\" or \"4xx\"")),
+            "2xx" => Ok(Status::Class(2)),
+            "4xx" => Ok(Status::Class(4)),
+            other => Err(E::invalid_value(Unexpected::Str(other), &self)),
         }
     }
 }
 
-impl From<Status> for StatusText {
-    fn from(status: Status) -> Self {
-        match status {
-            Status::Exact(status) => Self::Number(status),
-            Status::Class(class) => Self::Text(format!("{class}xx")),
+impl Serialize for Status {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Exact(status) => serializer.serialize_u16(*status),
+            Self::Class(class) => serializer.collect_str(&format_args!("{class}xx")),
         }
     }
 }
@@ -274,6 +288,9 @@ mod tests {
             ("duplicate = [422]", "422 stands in duplicate and in rejected"),
             ("method = \"DELETE\"", "DELETE"),
             ("answers = [200]", "answers"),
+            ("settled = [2.5]", "a status from 200 to 499"),
+            ("settled = [true]", "a status from 200 to 499"),
+            ("settled = [-1]", "a status from 200 to 499"),
         ] {
             let error = section(toml).unwrap_err();
             assert!(error.contains(word), "{toml}: {error}");

@@ -18,7 +18,9 @@ fn the_reference_names_every_key() {
     let all = toml::Table::try_from(Config::default()).unwrap();
     for (section, keys) in all {
         // A key that is a table of names has no default to show; it stands in the reference as an example.
-        for key in keys.as_table().unwrap().keys().filter(|key| *key != "trusted_keys") {
+        for key in
+            keys.as_table().unwrap().keys().filter(|key| !["trusted_keys", "keys"].contains(&key.as_str()))
+        {
             assert!(line_of(REFERENCE, &format!("{section}.{key}")).is_some(), "{section}.{key}");
         }
     }
@@ -29,6 +31,7 @@ fn the_reference_names_every_key() {
         "# class =",
         "# table =",
         "# trusted_keys =",
+        "# keys =",
         "# tls =",
         "# url =",
         "# [origin.single]",
@@ -90,10 +93,13 @@ environment = "prod"
 tls = { ca = "ca.pem", cert = "device.pem", key = "device.key" }
 [relay]
 url = "mqtt://127.0.0.1:1883"
+[commands]
+keys = { "kid" = { key = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=", role = "support" } }
 [local_api]
 listen = "127.0.0.1:7780"
 "#;
     let config = load(text, &[]).unwrap();
+    assert_eq!(config.commands.keys["kid"].role, samovar_wire::activation::Role::Support);
     assert_eq!(config.identity.device.unwrap().as_str(), "POS-US-0001");
     assert_eq!(config.routing.trusted_keys.len(), 1);
 }
@@ -119,4 +125,58 @@ fn single_mode_without_its_api_or_with_a_wrong_one_is_refused_by_name() {
     assert!(with("path = \"/api/{order_no}\"\nrejected = [404]").unwrap_err().contains("origin.single"));
     let config = with("path = \"/api/{order_no}\"").unwrap();
     assert_eq!(config.origin.mode, OriginMode::Single);
+}
+
+#[test]
+fn a_wrong_argument_is_named_itself_and_not_the_file() {
+    let of = |text: &str, set: &[&str]| load(text, set).unwrap_err();
+    for (set, words) in [
+        (&["logs.max_bytes=5"][..], "--set logs.max_bytes=5: logs.max_bytes: 5 is not within"),
+        (&["logs.level=debug", "orders.max_orders=many"], "--set orders.max_orders=many: invalid type"),
+        (&["logs.colour=red", "logs.level=info"], "--set logs.colour=red: unknown field `colour`"),
+        (&["identity.device=POS-1"], "--set identity.device=POS-1: identity.store: missing"),
+        (&["relay=off"], "--set relay=off: write it as section.key=value"),
+        (&["logs.level.deep=1", "logs.level=info"], "--set logs.level.deep=1: that is a single value"),
+    ] {
+        let error = of("[logs]\nlevel = \"info\"\n", set);
+        assert!(error.starts_with(words), "{error}");
+        assert!(!error.contains("agent.toml"), "{error}");
+    }
+    // What is wrong in the file stays the file's.
+    let error = of("[logs]\nmax_bytes = 5\n", &["relay.keep_alive_s=60"]);
+    assert!(error.contains("agent.toml: line 2: logs.max_bytes"), "{error}");
+}
+
+#[test]
+fn arguments_reach_into_sections_of_sections_and_complete_each_other() {
+    let single = ["origin.mode=single", "origin.single.method=PUT", "origin.single.path=/api/{order_no}"];
+    assert_eq!(load("", &single).unwrap().origin.mode, OriginMode::Single);
+    let key = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
+    let config = load("", &[&format!("commands.keys.k1={{ key = \"{key}\", role = \"admin\" }}")]).unwrap();
+    assert_eq!(config.commands.keys.len(), 1);
+}
+
+#[test]
+fn keys_for_commands_are_checked() {
+    let key = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
+    let of = |keys: &str| load(&format!("[commands]\nkeys = {{ {keys} }}\n"), &[]).unwrap_err();
+    for (keys, word) in [
+        (
+            format!("k = {{ key = \"{key}\", role = \"root\" }}"),
+            "unknown variant `root`, expected one of `viewer`",
+        ),
+        ("k = { key = \"short\", role = \"admin\" }".into(), "expected the base64 of 32 bytes"),
+        (format!("k = {{ key = \"{key}\" }}"), "missing field `role`"),
+        (format!("k = {{ key = \"{key}\", role = \"admin\", until = 1 }}"), "unknown field `until`"),
+        (format!("\"a b\" = {{ key = \"{key}\", role = \"admin\" }}"), "commands.keys: the key id `a b`"),
+        (
+            format!(
+                "a = {{ key = \"{key}\", role = \"admin\" }}, b = {{ key = \"{key}\", role = \"viewer\" }}"
+            ),
+            "`a` and `b` are the same key",
+        ),
+    ] {
+        let error = of(&keys);
+        assert!(error.contains("line 2") && error.contains(word), "{error}");
+    }
 }

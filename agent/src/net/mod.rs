@@ -8,12 +8,14 @@
 //! Promises: every client has its time-outs, follows no redirect, knows no proxy, speaks HTTP/1.1 and trusts only
 //! the authorities it was given; plain HTTP reaches loopback addresses only; a dead resolver costs a bounded wait and
 //! then the last address that worked, or the table's own, is used (`names`). Absent on purpose: retries (that is the
-//! dispatcher's decision) and anything about orders. `line` tells when the device's network changes.
+//! dispatcher's decision) and anything about orders. `line` tells when the device's network changes,
+//! `link` what can be seen of one that is down.
 
 mod body;
 mod clients;
 mod dial;
 pub mod line;
+pub mod link;
 mod names;
 mod race;
 

@@ -12,7 +12,8 @@ pub struct Backoff {
     pub cap: Duration,
 }
 
-/// A wait that another side asks for is obeyed, but not without limit.
+/// A wait that another side asks for is obeyed, but not without limit: a wrong clock, or a word meant for somebody else,
+/// must not silence a shop for a day.
 pub const MAX_RETRY_AFTER: Duration = Duration::from_secs(15 * 60);
 
 impl Backoff {

@@ -7,7 +7,8 @@
 //!                                  live first, a share for the backlog                     (see `batch`)
 //!                                            ▼
 //! lane (one per origin):           closed ─ failure ─► open ─► half-open ─ answer ─► closed   (see `lane`)
-//!                                     └─ refused as a whole ─► suspects, halved until one is left
+//!                                     ├─ refused as a whole ─► suspects, halved until one is left
+//!                                     └─ never answered ─► doubted, one by one beside the batches (see `aside`)
 //! ```
 //!
 //! One batch is in flight per origin; in a drain the next one is bound meanwhile (see `lane`). Orders that belong to an
@@ -18,6 +19,7 @@
 //! in the same second.
 
 mod answers;
+mod aside;
 mod batch;
 mod desk;
 mod lane;
@@ -60,8 +62,19 @@ pub struct Dispatcher {
 #[derive(Debug)]
 struct Pause {
     until: Mono,
-    /// Only because this origin did not answer; when it is heard the wait is over.
-    unanswered_by: Option<OriginId>,
+    /// What ends the wait before that.
+    ends: Ends,
+}
+
+/// What ends the wait of an order early.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Ends {
+    /// Nothing.
+    Never,
+    /// That this origin returns from an outage.
+    Return(OriginId),
+    /// The same, or that it answers another order: this one was a probe.
+    Answer(OriginId),
 }
 
 impl Dispatcher {
@@ -143,11 +156,11 @@ impl Dispatcher {
         Action::Unhold(Hold::Identity)
     }
 
-    /// The origins that do not answer, and of which nothing was heard since.
+    /// The origins that fail or do not answer, did not ask for patience, and of which nothing was heard since.
     #[must_use]
-    pub fn silent(&self) -> Vec<Silent> {
+    pub fn silent(&self, now: Mono) -> Vec<Silent> {
         let silent = self.lanes.iter().filter_map(|(origin, lane)| {
-            let (since, country) = (lane.silent_since()?, lane.country.clone()?);
+            let (since, country) = (lane.silent_since(now)?, lane.country.clone()?);
             Some(Silent { origin: origin.clone(), country, since, urgent: self.has_live(origin) })
         });
         silent.collect()
@@ -166,20 +179,26 @@ impl Dispatcher {
     /// Tells that an origin that was silent was heard. True when the batch under way to it was sent before and
     /// should be given up: it may hang for long on a connection that is dead.
     pub fn heard(&mut self, back: &Return, now: Mono) -> bool {
-        let Some(lane) = self.lanes.get_mut(&back.origin).filter(|lane| lane.silent_since().is_some()) else {
+        let Some(lane) = self.lanes.get_mut(&back.origin).filter(|lane| lane.silent_since(now).is_some())
+        else {
             return false;
         };
         let give_up = lane.heard(back.line_up, back.live_at, back.backlog_from, now);
-        let mut freed = HashSet::new();
-        self.pauses.retain(|seq, pause| {
-            let over = pause.unanswered_by.as_ref() == Some(&back.origin);
-            if over {
-                freed.insert(*seq);
-            }
-            !over
-        });
-        self.groups.values_mut().for_each(|queue| queue.ready_now(&freed, now));
+        self.end_waits(&[Ends::Return(back.origin.clone()), Ends::Answer(back.origin.clone())], now);
         give_up
+    }
+
+    /// Tells that an origin says that it is well, and was never away.
+    pub fn well(&mut self, origin: &OriginId, now: Mono) {
+        if let Some(lane) = self.lanes.get_mut(origin) {
+            lane.well(now);
+        }
+    }
+
+    fn end_waits(&mut self, which: &[Ends], now: Mono) {
+        let over = self.pauses.extract_if(.., |_, pause| which.contains(&pause.ends));
+        let freed: HashSet<u64> = over.map(|(seq, _)| seq).collect();
+        self.groups.values_mut().for_each(|queue| queue.ready_now(&freed, now));
     }
 
     /// What to do now, and when to ask again if nothing happens before.
@@ -201,6 +220,7 @@ impl Dispatcher {
             self.serve_all(Pass::Bound, now, route, &mut actions);
         }
         self.serve_all(Pass::All, now, route, &mut actions);
+        self.send_aside(now, route, &mut actions);
         for (group, queue) in &mut self.groups {
             let pages = queue.refill(now).into_iter();
             actions.extend(pages.map(|page| Action::Load { group: group.clone(), page }));
@@ -232,7 +252,8 @@ impl Dispatcher {
     fn resend_suspects(&mut self, now: Mono, actions: &mut Vec<Action>) {
         for (origin, lane) in &mut self.lanes {
             if let Some((country, heads)) = lane.next_suspects(now) {
-                actions.push(Action::Send(Sending { origin: origin.clone(), country, heads }));
+                let origin = origin.clone();
+                actions.push(Action::Send(Sending { origin, country, heads, aside: false }));
             }
         }
     }
@@ -293,7 +314,7 @@ impl Dispatcher {
         let heads = queue.take(&batch.seqs);
         self.in_flight.extend(&batch.seqs);
         self.last_served = Some(group.clone());
-        let sending = Sending { origin, country: group.udl.clone(), heads };
+        let sending = Sending { origin, country: group.udl.clone(), heads, aside: false };
         actions.push(if behind { Action::Prepare(sending) } else { Action::Send(sending) });
     }
 
@@ -301,7 +322,12 @@ impl Dispatcher {
     pub fn not_bound(&mut self, sent: &Sending, now: Mono, random: u32) -> Option<Action> {
         self.dropped(&sent.heads);
         if let Some(lane) = self.lanes.get_mut(&sent.origin) {
-            lane.failed(Cause::Busy, None, now, random);
+            if sent.aside {
+                lane.ended_aside();
+            }
+            if !sent.aside || lane.hears_aside() {
+                lane.failed(Cause::Busy, None, now, random);
+            }
         }
         self.groups.values_mut().for_each(Queue::rewind);
         self.next_turn(&sent.origin, now)
@@ -310,12 +336,20 @@ impl Dispatcher {
     /// Tells that some orders of a batch are no longer to be sent (settled or discarded meanwhile).
     pub fn left_out(&mut self, heads: &[Head]) {
         self.dropped(heads);
+        for lane in self.lanes.values_mut() {
+            lane.forget(heads.iter().map(|head| head.seq));
+        }
     }
 
     /// Tells that a batch whose turn it was had nothing left in it.
-    pub fn nothing_left(&mut self, origin: &OriginId, now: Mono) -> Option<Action> {
-        self.lanes.get_mut(origin)?.aborted();
-        self.next_turn(origin, now)
+    pub fn nothing_left(&mut self, sent: &Sending, now: Mono) -> Option<Action> {
+        let lane = self.lanes.get_mut(&sent.origin)?;
+        if sent.aside {
+            lane.ended_aside();
+            return None;
+        }
+        lane.aborted();
+        self.next_turn(&sent.origin, now)
     }
 
     /// The batch to an origin has ended: what becomes of the one that was prepared.
@@ -331,7 +365,7 @@ impl Dispatcher {
     }
 
     fn wake_at(&self, now: Mono) -> Option<Mono> {
-        let lanes = self.lanes.values().filter_map(Lane::wakes_at);
+        let lanes = self.lanes.values().filter_map(|lane| lane.wakes_at(now));
         let heads = self.groups.values().flat_map(|queue| queue.live().chain(queue.backlog()));
         lanes.chain(heads.map(|(_, ready_at)| *ready_at)).filter(|at| *at > now).min()
     }

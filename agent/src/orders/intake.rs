@@ -3,7 +3,7 @@
 //! A 2xx for a new order is given after its commit. Without the token of the device a caller sees records without
 //! their bodies, which may hold personal data.
 
-use super::ledger::{Accepted, Intervention, Ledger, LedgerError, NewOrder, Receipt, Record, State};
+use super::ledger::{Accepted, Intervention, LEFT, Ledger, LedgerError, NewOrder, Receipt, Record, State};
 use super::order::{InvalidOrder, Order};
 use super::run::{Events, InFlight};
 use crate::clock::wall;
@@ -18,7 +18,7 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderValue, StatusCode};
 use samovar_wire::encoding::hex;
 use samovar_wire::orders::{HEADER_IDEMPOTENCY_KEY, MAX_BATCH_ORDERS, MAX_BODY_BYTES, OrdersSummary};
-use samovar_wire::{Country, Timestamp};
+use samovar_wire::{Country, OriginId, Timestamp};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
@@ -94,12 +94,11 @@ async fn accept(Shared(intake): Shared<Intake>, headers: HeaderMap, body: Body) 
     }
 }
 
-/// A header that is not text is a bad key, not a missing one.
+/// A header that is not text is a bad key, not a missing one; and of two nobody can say which was meant.
 fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, InvalidOrder> {
-    headers
-        .get(HEADER_IDEMPOTENCY_KEY)
-        .map(|value| value.to_str().map(str::to_owned).map_err(|_| InvalidOrder::BadKey))
-        .transpose()
+    let mut values = headers.get_all(HEADER_IDEMPOTENCY_KEY).iter();
+    let key = values.next().map(|value| value.to_str().map(str::to_owned).map_err(|_| InvalidOrder::BadKey));
+    if values.next().is_some() { Err(InvalidOrder::BadKey) } else { key.transpose() }
 }
 
 /// A key conflict names the record in which the new body was kept.
@@ -310,13 +309,18 @@ fn stored(receipt: &Receipt) -> ReceiptView<'_> {
 fn history(record: &Record) -> Vec<Value> {
     let mut history = vec![json!({ "at": record.receipt.accepted_at, "what": "accepted" })];
     if let Some(at) = record.first_sent_at {
-        history.push(json!({ "at": at, "what": "sent", "origin": record.origin }));
+        history.push(json!({ "at": at, "what": "sent", "origin": sent_to(record, at) }));
     }
     if let Some(at) = record.sent_at.filter(|at| Some(*at) != record.first_sent_at) {
-        history
-            .push(json!({ "at": at, "what": "sent", "origin": record.origin, "attempts": record.attempts }));
+        let origin = sent_to(record, at);
+        history.push(json!({ "at": at, "what": "sent", "origin": origin, "attempts": record.attempts }));
     }
     for entry in &record.audit {
+        if entry.what == LEFT {
+            history
+                .push(json!({ "at": entry.at, "what": LEFT, "origin": entry.who, "detail": entry.reason }));
+            continue;
+        }
         history.push(json!({ "at": entry.at, "what": entry.what, "who": entry.who, "reason": entry.reason }));
     }
     if let Some(at) = record.closed_at {
@@ -326,6 +330,12 @@ fn history(record: &Record) -> Vec<Value> {
     }
     history.sort_by_key(|entry| entry["at"].as_str().map(str::to_owned));
     history
+}
+
+/// The origin that an order went to at some time: the one it left next, or else the one it is bound to.
+fn sent_to(record: &Record, at: Timestamp) -> Option<&str> {
+    let left = record.audit.iter().find(|entry| entry.what == LEFT && at <= entry.at);
+    left.map(|entry| entry.who.as_str()).or_else(|| record.origin.as_ref().map(OriginId::as_str))
 }
 
 fn refused(invalid: &InvalidOrder) -> Failure {
@@ -426,6 +436,7 @@ async fn retry(
     OrderName(order): OrderName,
     body: Body,
 ) -> Result<Json<Value>, Failure> {
+    // A retry changes nothing that the next attempt would not, so it may go without a reason.
     let request: InterventionRequest = read_json(body).await?;
     let what = if caller.trusted { Intervention::Force } else { Intervention::Retry };
     intake.intervene(&order, what, request, caller).await
@@ -455,6 +466,11 @@ async fn release(
 /// A request that needs the device's token and a reason.
 async fn accountable(caller: Caller, body: Body, why: &str) -> Result<InterventionRequest, Failure> {
     caller.require_token()?;
+    reasoned(body, why).await
+}
+
+/// A request that says why; it is kept in the audit log.
+async fn reasoned(body: Body, why: &str) -> Result<InterventionRequest, Failure> {
     let request: InterventionRequest = read_json(body).await?;
     if request.reason.trim().is_empty() {
         let detail = format!("field `reason`: missing: {why}");

@@ -40,7 +40,9 @@ pub enum InvalidOrder {
     #[error("no key: send the header Idempotency-Key or the field order_no")]
     NoKey,
     /// The header cannot be used.
-    #[error("the header Idempotency-Key must be 1 to {MAX_KEY_BYTES} visible ASCII characters")]
+    #[error(
+        "the header Idempotency-Key must stand there once, 1 to {MAX_KEY_BYTES} visible ASCII characters"
+    )]
     BadKey,
     /// More than 256 KiB.
     #[error("the body has more than {MAX_BODY_BYTES} bytes")]

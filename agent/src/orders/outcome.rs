@@ -4,6 +4,7 @@
 //! The rule behind all of them: only the origin itself can settle or refuse an order. A time-out is "unknown", and
 //! whatever a portal, a proxy or a wrong host says settles nothing and quarantines nothing.
 
+mod quotes;
 mod single;
 
 pub use single::{SingleAnswer, combine, read_single};
@@ -14,6 +15,9 @@ use samovar_wire::problem::Problem;
 use std::collections::HashMap;
 use std::time::Duration;
 
+/// How the words begin when an origin said two things of one order.
+pub const CONTRADICTS: &str = "the origin contradicts itself";
+
 /// What became of a batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum BatchOutcome {
@@ -21,6 +25,8 @@ pub enum BatchOutcome {
     Answered(Vec<OrderVerdict>),
     /// No answer, or none that can be used: the origin may or may not have the orders.
     Unreachable(String),
+    /// No answer in time: the origin is gone, or one of the orders is more than it can digest.
+    Stalled(String),
     /// It asks for patience.
     Busy {
         /// It failed (5xx), rather than asked for patience.
@@ -112,18 +118,26 @@ fn not_the_origin(answer: &RawAnswer<'_>, why: &str) -> BatchOutcome {
 
 fn verdicts(answer: BatchAnswer, ids: &[String]) -> Vec<OrderVerdict> {
     // Results for an id that was not sent are ignored by never being looked up. Two that contradict each other are none.
-    let mut by_id: HashMap<String, Option<OrderResult>> = HashMap::with_capacity(answer.results.len());
+    let mut by_id: HashMap<String, Result<OrderResult, OrderVerdict>> =
+        HashMap::with_capacity(answer.results.len());
     for result in answer.results {
         by_id
             .entry(result.id.clone())
             .and_modify(|first| {
-                if first.as_ref().is_some_and(|first| first.status != result.status) {
-                    *first = None;
+                if let Some(both) = contradiction(first, &result) {
+                    *first = Err(OrderVerdict::Retry(None, both));
                 }
             })
-            .or_insert(Some(result));
+            .or_insert(Ok(result));
     }
-    ids.iter().map(|id| by_id.remove(id).flatten().map_or_else(no_result, verdict)).collect()
+    let answered =
+        |id| by_id.remove(id).map(|result| result.map_or_else(|contradicted| contradicted, verdict));
+    ids.iter().map(answered).map(|verdict| verdict.unwrap_or_else(no_result)).collect()
+}
+
+fn contradiction(first: &Result<OrderResult, OrderVerdict>, second: &OrderResult) -> Option<String> {
+    let (one, other) = (first.as_ref().ok()?.status, second.status);
+    (one != other).then(|| format!("{CONTRADICTS}: {one:?} and {other:?}").to_lowercase())
 }
 
 fn no_result() -> OrderVerdict {
@@ -192,6 +206,18 @@ mod tests {
         let BatchOutcome::Answered(verdicts) = outcome else { panic!("{outcome:?}") };
         assert!(matches!(verdicts[0], OrderVerdict::Retry(None, _)));
         assert_eq!(verdicts[1], OrderVerdict::Settled);
+    }
+
+    #[test]
+    fn two_results_that_contradict_each_other_settle_nothing_and_are_told() {
+        let outcome = answer(
+            200,
+            r#"{"batch":"b1","results":[{"id":"i1","status":"settled"},{"id":"i1","status":"rejected"},
+                {"id":"i2","status":"settled"},{"id":"i2","status":"settled"}]}"#,
+        );
+        let BatchOutcome::Answered(verdicts) = outcome else { panic!("{outcome:?}") };
+        let told = format!("{CONTRADICTS}: settled and rejected");
+        assert_eq!(verdicts, [OrderVerdict::Retry(None, told), OrderVerdict::Settled]);
     }
 
     #[test]

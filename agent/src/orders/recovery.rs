@@ -7,19 +7,21 @@
 //!  silent   ▼              │                                ▼
 //!  ─────► knocking: does it take a connection? ─ yes ─► waiting ─► greeting: its health ─ yes ─► returned
 //!           ▲                                                            │
-//!           └──────────── no: the pace doubles, at most 15 s ◄───────────┘
+//!           └───────── no: the pace doubles, to 3 or 5 seconds ◄─────────┘
 //! ```
 //!
 //! Promises:
 //! - A line that comes back is noticed within a second: a knock is one packet, so it is sent at a steady pace; a
 //!   change of the device's network ([`Recovery::hurry`]) makes it happen at once.
-//! - Only what was away comes back: an origin that took connections and was healthy all along although a batch
-//!   failed leaves the waits as they are, or an order that breaks it would be sent again and again.
+//! - An origin that takes connections and is not healthy (a balancer before one that is down) is asked for its health
+//!   every 3 seconds while a live order waits and every 5 otherwise, each device at its own moments.
+//! - Only what was away comes back: of an origin that took connections and was healthy all along although a batch
+//!   failed is told that it is well, ever more seldom: the batch may be at fault.
 //! - A whole country comes back in the same second. Live orders go then, of which there are few; everything else
 //!   (health requests included, which cost the origin a TLS handshake) begins after a part of a tenth of the outage,
 //!   at most of [`MOST_SPREAD`], which is the device's own.
 //!
-//! Absent on purpose: origins that answer that they are busy. They are there, and asking them more often is no help.
+//! Absent on purpose: origins that ask for patience. They are there, and asking them more often is no help.
 
 use super::backoff::Backoff;
 use crate::clock::Mono;
@@ -30,14 +32,18 @@ use std::time::Duration;
 
 /// Between two knocks.
 const KNOCK_EVERY: Duration = Duration::from_millis(750);
-/// Waits after an origin took a connection and was not healthy.
-const SLOWEST: Duration = Duration::from_secs(15);
+/// Longest wait after an origin took a connection and was not healthy, while a live order waits for it.
+const SLOWEST_URGENT: Duration = Duration::from_secs(3);
+/// The same while none does.
+const SLOWEST_AWAY: Duration = Duration::from_secs(5);
+/// Longest wait after an origin that was never away said that it is well.
+const SLOWEST_WELL: Duration = Duration::from_secs(15);
 /// The longest time over which the devices are spread.
 pub const MOST_SPREAD: Duration = Duration::from_secs(30);
 /// Live orders go within so much after the return.
 const LIVE_JITTER: Backoff = Backoff { base: Duration::from_millis(500), cap: Duration::from_millis(500) };
 
-/// An origin that does not answer.
+/// An origin that does not answer, or fails.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Silent {
     /// The origin.
@@ -61,6 +67,15 @@ pub struct Return {
     pub live_at: Mono,
     /// When the backlog may.
     pub backlog_from: Mono,
+}
+
+/// What came of looking.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Word {
+    /// It was away and answers.
+    Back(Return),
+    /// It answers, and nothing says that it was away.
+    Well(OriginId),
 }
 
 /// How to look for an origin.
@@ -188,7 +203,7 @@ impl Recovery {
         yes: bool,
         now: Mono,
         random: u32,
-    ) -> Option<Return> {
+    ) -> Option<Word> {
         let place = self.place;
         let watch = self.watches.get_mut(origin)?;
         match (probe, watch.stage) {
@@ -198,10 +213,11 @@ impl Recovery {
                 if yes && watch.away {
                     let back = watch.back(line_up, place, now, random);
                     self.watches.remove(origin);
-                    return Some(back);
+                    return Some(Word::Back(back));
                 }
                 watch.away |= !yes;
-                watch.slow_down(now);
+                watch.slow_down(now, random);
+                return yes.then(|| Word::Well(origin.clone()));
             }
             _ => {}
         }
@@ -243,10 +259,17 @@ impl Watch {
         self.next = now.plus(if self.away { self.spread(place, now) } else { self.pace });
     }
 
-    fn slow_down(&mut self, now: Mono) {
-        self.pace = (self.pace * 2).min(SLOWEST);
+    /// At least half of the pace passes; the other half is chance, so that devices do not ask in step.
+    fn slow_down(&mut self, now: Mono, random: u32) {
+        let slowest = match (self.away, self.silent.urgent) {
+            (false, _) => SLOWEST_WELL,
+            (true, true) => SLOWEST_URGENT,
+            (true, false) => SLOWEST_AWAY,
+        };
+        self.pace = (self.pace * 2).min(slowest);
         self.stage = Stage::Knocking;
-        self.next = now.plus(self.pace);
+        self.next =
+            now.plus(self.pace / 2 + (self.pace / 2).mul_f64(f64::from(random) / f64::from(u32::MAX)));
     }
 
     /// This device's part of the time over which all of them are spread.
@@ -280,6 +303,13 @@ mod tests {
 
     fn silent(urgent: bool) -> Vec<Silent> {
         vec![Silent { origin: origin(), country: "US".parse().unwrap(), since: at(0), urgent }]
+    }
+
+    fn back(word: Option<Word>) -> Return {
+        match word {
+            Some(Word::Back(back)) => back,
+            other => panic!("{other:?}"),
+        }
     }
 
     fn probes(recovery: &mut Recovery, now: Mono) -> Vec<Probe> {
@@ -329,7 +359,7 @@ mod tests {
         let now = at(3_600_000);
         let mut recovery = reached("POS-1", true, now);
         assert_eq!(probes(&mut recovery, now), [Probe::Greet]);
-        let back = recovery.probed(&origin(), Probe::Greet, true, now, u32::MAX).unwrap();
+        let back = back(recovery.probed(&origin(), Probe::Greet, true, now, u32::MAX));
         assert_eq!((back.line_up, back.live_at), (now, now.plus(SECOND / 2)));
         assert!(back.backlog_from >= now && back.backlog_from <= now.plus(MOST_SPREAD));
     }
@@ -351,7 +381,7 @@ mod tests {
         let turn = |device: usize, outage: Mono| {
             let mut recovery = reached(&format!("POS-{device}"), true, outage);
             recovery.due(outage);
-            let back = recovery.probed(&origin(), Probe::Greet, true, outage, 0).unwrap();
+            let back = back(recovery.probed(&origin(), Probe::Greet, true, outage, 0));
             back.backlog_from.after(outage)
         };
         for (outage, most) in [(10, SECOND), (60, SECOND * 6), (300, SECOND * 30), (3 * 86_400, MOST_SPREAD)]
@@ -365,33 +395,40 @@ mod tests {
         }
     }
 
-    #[test]
-    fn an_origin_that_takes_connections_and_is_not_healthy_is_asked_ever_more_seldom() {
-        let (mut recovery, mut now, mut asked) = (reached("POS-1", true, at(0)), at(0), Vec::new());
+    /// The gaps between health requests in two minutes of answers like this one.
+    fn gaps(recovery: &mut Recovery, healthy: bool, random: u32) -> Vec<u128> {
+        let (mut now, mut asked) = (at(0), Vec::new());
         while now < at(120_000) {
-            for probe in probes(&mut recovery, now) {
+            for probe in probes(recovery, now) {
                 if probe == Probe::Greet {
                     asked.push(now);
                 }
-                assert_eq!(recovery.probed(&origin(), probe, probe == Probe::Knock, now, 0), None);
+                let word = recovery.probed(&origin(), probe, healthy || probe == Probe::Knock, now, random);
+                assert!(!matches!(word, Some(Word::Back(_))), "it was never away");
+                assert_eq!(word.is_some(), healthy && probe == Probe::Greet);
             }
             now = recovery.wake_at().unwrap().max(now);
         }
-        let gaps: Vec<u128> = asked.windows(2).map(|pair| pair[1].after(pair[0]).as_millis()).collect();
-        assert_eq!(gaps[..6], [1_500, 3_000, 6_000, 12_000, 15_000, 15_000]);
+        asked.windows(2).map(|pair| pair[1].after(pair[0]).as_millis()).collect()
     }
 
     #[test]
-    fn an_origin_that_was_never_away_does_not_come_back() {
+    fn an_origin_that_takes_connections_and_is_not_healthy_is_asked_every_few_seconds() {
+        let slow = gaps(&mut reached("POS-1", true, at(0)), false, u32::MAX);
+        assert_eq!(slow[..4], [1_500, 3_000, 3_000, 3_000]);
+        let quick = gaps(&mut reached("POS-1", true, at(0)), false, 0);
+        assert_eq!(quick[..4], [750, 1_500, 1_500, 1_500], "by chance");
+        let nobody_waits = gaps(&mut reached("POS-1", false, at(0)), false, u32::MAX);
+        // Behind the look comes this device's turn.
+        assert!(nobody_waits[3..].iter().all(|gap| (5_000..20_000).contains(gap)), "{nobody_waits:?}");
+    }
+
+    #[test]
+    fn an_origin_that_was_never_away_does_not_come_back_and_is_asked_ever_more_seldom() {
         let mut recovery = Recovery::new();
         recovery.watch(silent(true), at(0));
-        let mut now = at(0);
-        while now < at(60_000) {
-            for probe in probes(&mut recovery, now) {
-                assert_eq!(recovery.probed(&origin(), probe, true, now, 0), None);
-            }
-            now = recovery.wake_at().unwrap().max(now);
-        }
+        let gaps = gaps(&mut recovery, true, u32::MAX);
+        assert!(gaps.is_sorted() && gaps[gaps.len() - 1] >= 15_000, "{gaps:?}");
     }
 
     #[test]

@@ -4,13 +4,14 @@
 //! Outcomes are handed to the ledger together with the next binding, so that both share a commit.
 
 mod sends;
+mod worries;
 
-use super::conditions::{conditions, news};
+use super::conditions::{Watch, conditions, news};
 use super::dispatcher::{Action, Dispatcher, LaneState, Limits, Page, Route, RouteQuery, Sending};
 use super::ledger::{Change, ChangeTo, Ledger, LedgerError, Outgoing, Storage};
 use super::origin::{Sender, Way};
 use super::outcome::BatchOutcome;
-use super::recovery::{Probe, Recovery, Return};
+use super::recovery::{Probe, Recovery, Word};
 use super::shadow::Shadow;
 use crate::clock::{Mono, instant, mono};
 use crate::heartbeat::Heartbeat;
@@ -126,6 +127,7 @@ struct Work {
     /// Outcomes on their way to the disk. Few: a batch is bound behind the outcomes of those before it.
     records: JoinSet<Recorded>,
     recovery: Recovery,
+    watch: Watch,
     /// At most four per origin that does not answer: knocks overlap.
     probes: JoinSet<(OriginId, Probe, bool)>,
 }
@@ -139,15 +141,21 @@ impl Work {
             unrecorded: Vec::new(),
             records: JoinSet::new(),
             recovery: Recovery::new(),
+            watch: Watch::default(),
             probes: JoinSet::new(),
         }
     }
 
-    fn heard(&mut self, back: Option<Return>) {
-        let Some(back) = back else { return };
-        tracing::info!(origin = %back.origin, "the origin can be reached again");
-        if self.dispatcher.heard(&back, mono()) {
-            self.sends.give_up(&back.origin);
+    fn heard(&mut self, word: Option<Word>) {
+        match word {
+            Some(Word::Back(back)) => {
+                tracing::info!(origin = %back.origin, "the origin can be reached again");
+                if self.dispatcher.heard(&back, mono()) {
+                    self.sends.give_up(&back.origin);
+                }
+            }
+            Some(Word::Well(origin)) => self.dispatcher.well(&origin, mono()),
+            None => {}
         }
     }
 }
@@ -174,6 +182,7 @@ impl Flow {
         let mut first = vec![work.dispatcher.identity_changed(mono())];
         first.extend(work.dispatcher.routes_changed(self.routes.table_version()));
         self.perform(first, &mut work).await;
+        let mut look_at = Mono::default();
         loop {
             heartbeat.beat();
             if work.lost {
@@ -187,12 +196,18 @@ impl Flow {
             let probes_at = self.look_for_silent_origins(&mut work, now);
             self.in_flight.publish(work.dispatcher.in_flight());
             self.lanes.publish(&work.dispatcher);
+            self.show_lanes(&work);
             let busy = !actions.is_empty();
             let healthy = self.perform(actions, &mut work).await;
             if busy && healthy {
                 continue;
             }
-            let limit = now.plus(if healthy { heartbeat.interval() } else { LEDGER_PAUSE });
+            if healthy && look_at <= now {
+                look_at = self.look_around(&mut work).await;
+                continue;
+            }
+            let limit =
+                now.plus(if healthy { heartbeat.interval() } else { LEDGER_PAUSE }).min(look_at.max(now));
             let wake_at = wake_at.filter(|_| healthy).into_iter().chain(probes_at).min();
             let wake_at = wake_at.map_or(limit, |at| at.min(limit));
             tokio::select! {
@@ -242,7 +257,7 @@ impl Flow {
 
     /// Sends the probes that are due; gives when the next ones are.
     fn look_for_silent_origins(&self, work: &mut Work, now: Mono) -> Option<Mono> {
-        work.recovery.watch(work.dispatcher.silent(), now);
+        work.recovery.watch(work.dispatcher.silent(now), now);
         for (origin, country, probe) in work.recovery.due(now) {
             let query = RouteQuery { country: &country, user: None, bound: Some(&origin) };
             let looking = self.routes.look_for(query, probe);
@@ -256,7 +271,7 @@ impl Flow {
         for origin in origins {
             if let Some(up) = self.routes.is_up(&origin) {
                 let back = work.recovery.said(&origin, up, mono(), fastrand::u32(..));
-                work.heard(back);
+                work.heard(back.map(Word::Back));
             }
         }
     }
@@ -340,6 +355,7 @@ impl Flow {
     /// What concerns batches on their way.
     fn send(&self, action: Action, work: &mut Work) {
         match action {
+            Action::Send(sending) if sending.aside => work.sends.aside(sending, self.post()),
             Action::Send(sending) => {
                 let origin = sending.origin.clone();
                 work.sends.prepare(sending, self.post());
@@ -372,7 +388,7 @@ impl Flow {
             End::NotBound => dispatcher.not_bound(&sending, now, random).into_iter().collect(),
             End::Withdrawn { bound } => dispatcher.withdrawn(&sending, bound, now),
             End::Answered(_) if sending.heads.is_empty() => {
-                dispatcher.nothing_left(&sending.origin, now).into_iter().collect()
+                dispatcher.nothing_left(&sending, now).into_iter().collect()
             }
             End::Answered(outcome) => {
                 log(&sending, &outcome);
@@ -383,6 +399,7 @@ impl Flow {
             match action {
                 Action::Record(changes) => {
                     self.tell(&sending, &orders, &changes);
+                    work.watch.answered(&sending.origin, &changes, now);
                     self.shadow.offer(&sending.origin, &sending.country, &orders, &changes);
                     work.unrecorded.push((sending.origin.clone(), changes));
                 }
@@ -421,7 +438,9 @@ fn log(sending: &Sending, outcome: &BatchOutcome) {
     let (origin, orders) = (&sending.origin, sending.heads.len());
     match outcome {
         BatchOutcome::Answered(_) => tracing::debug!(%origin, orders, "batch answered"),
-        BatchOutcome::Unreachable(why) => tracing::info!(%origin, orders, why, "batch unanswered"),
+        BatchOutcome::Unreachable(why) | BatchOutcome::Stalled(why) => {
+            tracing::info!(%origin, orders, aside = sending.aside, why, "batch unanswered");
+        }
         BatchOutcome::Busy { detail, .. } => tracing::info!(%origin, orders, detail, "the origin is busy"),
         BatchOutcome::IdentityRefused(why) => tracing::warn!(%origin, why, "the origin refuses our identity"),
         BatchOutcome::TooLarge(why) => tracing::info!(%origin, orders, why, "batch too large, split"),

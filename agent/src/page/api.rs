@@ -96,7 +96,7 @@ fn lanes(lanes: &Lanes) -> Vec<Value> {
     let millis = |duration: std::time::Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     let why = |cause| match cause {
         Cause::NoAnswer => "no-answer",
-        Cause::Busy => "busy",
+        Cause::Busy | Cause::Failing => "busy",
         Cause::Identity => "identity",
     };
     let lane = |(origin, state, since): (samovar_wire::OriginId, LaneState, Mono)| {

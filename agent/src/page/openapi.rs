@@ -118,7 +118,7 @@ const OPERATIONS: &[Operation] = &[
             ("200", "done, origins"),
             ("202", "it goes on"),
             ("401", "no token"),
-            ("503", "too many have asked"),
+            ("503", "too many have asked, or the device is not activated"),
         ],
         token: true,
         ..READ

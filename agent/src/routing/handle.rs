@@ -5,7 +5,7 @@ use super::health::{Outcome, Probed};
 use super::keeper::{TableRefused, Taken};
 use super::probe;
 use super::view::{Ask, InForce, RouteError, View};
-use crate::clock::trusted_wall;
+use crate::clock::{mono, trusted_wall};
 use crate::net::{By, Clients, Found, NetError};
 use samovar_wire::encoding::hex;
 use samovar_wire::ids::DeviceClass;
@@ -38,6 +38,7 @@ pub struct Routing {
 #[derive(Debug)]
 pub(super) enum Event {
     Report(OriginId, Outcome),
+    Suspect,
     Offer(Vec<u8>, oneshot::Sender<Result<Taken, TableRefused>>),
 }
 
@@ -156,6 +157,11 @@ impl Routing {
         let _ = self.inbox.try_send(Event::Report(origin.clone(), outcome));
     }
 
+    /// Tells that an origin has kept a request waiting for long. Never waits, as [`Self::report`].
+    pub fn suspect(&self) {
+        let _ = self.inbox.try_send(Event::Suspect);
+    }
+
     /// Offers a signed table: the bytes of its envelope, as the fleet pushed them.
     ///
     /// # Errors
@@ -202,6 +208,7 @@ impl Routing {
                 health: seen.shown,
                 since: *view.since.get(origin)?,
                 last_error: seen.last_error.clone(),
+                returns_in_s: seen.returns_at.map(|at| at.after(mono()).as_secs()),
             })
         });
         let origins = origins.collect();

@@ -2,11 +2,14 @@
 //! the time come in, the origins to probe and a picture of their health come out.
 //!
 //! ```text
-//!   fresh ──answer──► up ──failure──► failing ──(3 failures, 2 rounds in which another answered)──► down
-//!                      ▲                 │                                                           │
-//!                      └────answer───────┘◄── a round in which nobody answers: the line; nothing     │
-//!                      ▲                      moves, and the rounds that counted are forgotten       │
-//!                      └───────────────────────────two answers in a row──────────────────────────────┘
+//!   fresh ──answer──► up ──failure──► failing ──(3 failures, 2 rounds in which another answered)──► left
+//!                    ▲ ▲                 │                                                        │   ▲
+//!                    │ └────answer───────┘◄── a round in which nobody answers: the line; nothing  │   │
+//!                    │                        moves, and the rounds that counted are forgotten    │   │
+//!                    │                                                         two answers in a row   │ a round in which it
+//!                    │                                                                            ▼   │ fails, another not
+//!                    └──────────── after 300 s and a share of 120 s; 1 h when it was ───────── returning
+//!                                  left for the third time within an hour
 //! ```
 //!
 //! Promises:
@@ -15,14 +18,15 @@
 //!   once, they never move anything by themselves: a line that blinks breaks three requests in a millisecond.
 //! - While nobody answers everything is frozen: what was down stays down and what was up stays up, so that the line's
 //!   return changes nothing either.
-//! - A dead origin is left after two rounds, which are one failing interval apart; it is used again after two answers.
-//!
-//! Absent on purpose: flap damping and slow fail-back.
+//! - A dead origin is left within 15 s of the first failure. It is returned to only when it has proved itself for a while,
+//!   and each device takes a moment of its own, so that an origin that has just come up is not run over. Until then it
+//!   serves only what nobody else can.
+//! - An origin that keeps coming and going is returned to once an hour.
 
 use crate::clock::Mono;
 use samovar_wire::OriginId;
 use samovar_wire::status::{Health, Line};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 /// How an origin behaved towards a request.
@@ -45,6 +49,20 @@ pub(super) enum Probed {
     NotSent(String),
 }
 
+/// What a reference that is no origin says of the store's line, when no origin answers.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) enum Reference {
+    /// None is known, or there was no need to ask.
+    #[default]
+    NotAsked,
+    /// It answers: the line works, the origins do not.
+    Answered,
+    /// Something answers in its place: what.
+    Portal(String),
+    /// It does not answer either.
+    Silent,
+}
+
 /// The intervals and thresholds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HealthSettings {
@@ -52,12 +70,22 @@ pub struct HealthSettings {
     pub failures: u32,
     /// Consecutive rounds in which it fails and another answers before it is left.
     pub rounds: u32,
-    /// Consecutive answers before an origin that was left is used again.
+    /// Consecutive answers before an origin that was left begins to prove itself.
     pub answers: u32,
+    /// How long it must go on answering before it is returned to.
+    pub failback_after: Duration,
+    /// The device's own share of this comes on top.
+    pub failback_spread: Duration,
+    /// Leaving it so often within [`Self::flap_window`] makes it flapping.
+    pub flaps: usize,
+    /// How far back that is counted, and how long a flapping origin must prove itself.
+    pub flap_window: Duration,
     /// Consecutive rounds in which nobody answers before the line is called down.
     pub silent_rounds: u32,
-    /// Between probes while something fails; ± 20 %.
+    /// From the beginning of one round to the next while something fails; ± 20 %.
     pub failing_interval: Duration,
+    /// Between probes of an origin that was left, and while it proves itself; ± 20 %.
+    pub left_interval: Duration,
     /// Between probes while all is well; ± 20 %.
     pub idle_interval: Duration,
     /// Rounds at the start, to measure what is nearest.
@@ -72,8 +100,13 @@ impl Default for HealthSettings {
             failures: 3,
             rounds: 2,
             answers: 2,
+            failback_after: Duration::from_secs(300),
+            failback_spread: Duration::from_secs(120),
+            flaps: 3,
+            flap_window: Duration::from_hours(1),
             silent_rounds: 2,
-            failing_interval: Duration::from_secs(5),
+            failing_interval: Duration::from_secs(3),
+            left_interval: Duration::from_secs(30),
             idle_interval: Duration::from_secs(60),
             first_rounds: 4,
             least_gap: Duration::from_secs(1),
@@ -82,7 +115,7 @@ impl Default for HealthSettings {
 }
 
 /// What is known of one origin.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Seen {
     /// For choosing: down only when it was left; up when it answered in the last round in which anybody did.
     pub(super) routing: Health,
@@ -92,6 +125,10 @@ pub(super) struct Seen {
     pub(super) last_error: Option<String>,
     /// What answers in its place.
     pub(super) impostor: Option<String>,
+    /// It answers again and is used again from this moment on; before, only for what nobody else can take.
+    pub(super) returns_at: Option<Mono>,
+    /// It was left several times within an hour.
+    pub(super) flapping: bool,
 }
 
 /// The state of all origins and of the line.
@@ -101,6 +138,7 @@ pub(super) struct Origins {
     random: fastrand::Rng,
     origins: BTreeMap<OriginId, Origin>,
     line: Line,
+    line_detail: String,
     silent: u32,
     /// The last traffic since the last round was answered: an origin without a health probe is not a line that is
     /// down.
@@ -117,6 +155,9 @@ struct Origin {
     lost_rounds: u32,
     answers: u32,
     left: bool,
+    /// When it was left, within the last hour; as many as make it flapping.
+    left_at: VecDeque<Mono>,
+    returns_at: Option<Mono>,
     probe_at: Mono,
     last_error: Option<String>,
     impostor_of_probe: Option<String>,
@@ -132,6 +173,7 @@ impl Origins {
             random: fastrand::Rng::with_seed(seed),
             origins: BTreeMap::new(),
             line: Line::Unknown,
+            line_detail: String::new(),
             silent: 0,
             traffic_answered: false,
             first_rounds_left: settings.first_rounds,
@@ -153,11 +195,12 @@ impl Origins {
 
     /// What a request of the traffic met.
     pub(super) fn traffic(&mut self, origin: &OriginId, outcome: &Outcome, now: Mono) {
+        let hold = self.hold();
         let Some(known) = self.origins.get_mut(origin) else { return };
         match outcome {
             Outcome::Answered => {
                 known.impostor_of_traffic = None;
-                known.answered(self.settings.answers);
+                known.answered(self.settings, hold, now);
                 self.traffic_answered = true;
                 self.somebody_answered();
             }
@@ -173,6 +216,13 @@ impl Origins {
                     self.hurry(now);
                 }
             }
+        }
+    }
+
+    /// A request waits for its answer for long: whether the origin is dead, a round finds out sooner than a time-out.
+    pub(super) fn suspect(&mut self, now: Mono) {
+        if self.last_round.is_none_or(|last| now.after(last) >= self.settings.failing_interval) {
+            self.hurry(now);
         }
     }
 
@@ -205,22 +255,23 @@ impl Origins {
         self.origins.iter().filter(|(_, origin)| due(origin)).map(|(name, _)| name.clone()).collect()
     }
 
-    /// What became of the round under way.
-    pub(super) fn end_round(&mut self, results: &[(OriginId, Probed)], now: Mono) {
+    /// What became of the round under way; `reference` was asked if no origin answered.
+    pub(super) fn end_round(&mut self, results: &[(OriginId, Probed)], reference: &Reference, now: Mono) {
         self.under_way = false;
         self.first_rounds_left = self.first_rounds_left.saturating_sub(1);
         let is_answer = |probed: &Probed| *probed == Probed::Sent(Outcome::Answered);
         let answered = results.iter().any(|(_, probed)| is_answer(probed));
         let sent = results.iter().filter(|(_, probed)| matches!(probed, Probed::Sent(_))).count();
         for (origin, probed) in results {
+            let hold = self.hold();
             if let Some(known) = self.origins.get_mut(origin) {
-                known.probed(probed, answered, self.settings);
+                known.probed(probed, answered, (self.settings, hold), now);
             }
         }
         if answered {
             self.somebody_answered();
         } else if sent > 0 && sent >= self.origins.len() {
-            self.nobody_answered();
+            self.nobody_answered(reference);
         }
         self.traffic_answered = false;
         self.schedule(results, now);
@@ -228,8 +279,14 @@ impl Origins {
 
     /// What is known of each origin.
     #[must_use]
-    pub(super) fn seen(&self) -> BTreeMap<OriginId, Seen> {
-        self.origins.iter().map(|(name, origin)| (name.clone(), origin.seen(self.settings))).collect()
+    pub(super) fn seen(&self, now: Mono) -> BTreeMap<OriginId, Seen> {
+        self.origins.iter().map(|(name, origin)| (name.clone(), origin.seen(self.settings, now))).collect()
+    }
+
+    /// When the next origin has proved itself and is used again.
+    #[must_use]
+    pub(super) fn next_return(&self, now: Mono) -> Option<Mono> {
+        self.origins.values().filter_map(|origin| origin.returns_at).filter(|at| *at > now).min()
     }
 
     /// The store's own line.
@@ -238,22 +295,41 @@ impl Origins {
         self.line
     }
 
+    /// What is known of a line that is down, in words; may be empty.
+    #[must_use]
+    pub(super) fn line_detail(&self) -> &str {
+        &self.line_detail
+    }
+
+    /// How long an origin that comes back now must prove itself.
+    fn hold(&mut self) -> Duration {
+        self.settings.failback_after + self.settings.failback_spread.mul_f64(self.random.f64())
+    }
+
     /// Something fails and it is not decided whose fault it is: only rounds over all origins can tell.
     fn undecided(&self) -> bool {
         self.origins.values().any(|origin| origin.failures > 0 && !origin.left)
     }
 
-    const fn somebody_answered(&mut self) {
+    fn somebody_answered(&mut self) {
         self.silent = 0;
         self.line = Line::Up;
+        self.line_detail.clear();
     }
 
-    fn nobody_answered(&mut self) {
-        if !self.traffic_answered {
+    fn nobody_answered(&mut self, reference: &Reference) {
+        if *reference == Reference::Answered {
+            self.somebody_answered();
+        } else if !self.traffic_answered {
             self.silent = self.silent.saturating_add(1);
         }
         if self.silent >= self.settings.silent_rounds {
             self.line = Line::Down;
+            self.line_detail = match reference {
+                Reference::Portal(what) => format!("a sign-in page or a proxy answers for everybody: {what}"),
+                Reference::Silent => "no reference answers either".to_owned(),
+                Reference::NotAsked | Reference::Answered => String::new(),
+            };
         }
         for origin in self.origins.values_mut() {
             origin.lost_rounds = 0;
@@ -261,7 +337,10 @@ impl Origins {
     }
 
     fn schedule(&mut self, results: &[(OriginId, Probed)], now: Mono) {
-        let soon = now.plus(self.around(self.settings.failing_interval));
+        // From the beginning of the round: probes that hang must not slow down finding out.
+        let begun = self.last_round.unwrap_or(now);
+        let soon = begun.plus(self.around(self.settings.failing_interval));
+        let left = now.plus(self.around(self.settings.left_interval));
         let later = now.plus(self.around(self.settings.idle_interval));
         let all_at = if self.first_rounds_left > 0 {
             Some(now.plus(self.settings.least_gap))
@@ -272,7 +351,8 @@ impl Origins {
             if let Some(at) = all_at {
                 origin.probe_at = at;
             } else if results.iter().any(|(probed, _)| probed == name) {
-                origin.probe_at = if origin.left { soon } else { later };
+                let proving = origin.returns_at.is_some_and(|at| now < at);
+                origin.probe_at = if origin.left || proving { left } else { later };
             }
         }
     }
@@ -284,41 +364,62 @@ impl Origins {
 }
 
 impl Origin {
-    fn probed(&mut self, probed: &Probed, somebody_answered: bool, settings: HealthSettings) {
+    fn probed(
+        &mut self,
+        probed: &Probed,
+        somebody_answered: bool,
+        (settings, hold): (HealthSettings, Duration),
+        now: Mono,
+    ) {
         match probed {
             Probed::NotSent(why) => self.last_error = Some(why.clone()),
             Probed::Sent(Outcome::Answered) => {
                 self.impostor_of_probe = None;
-                self.answered(settings.answers);
+                self.answered(settings, hold, now);
             }
             Probed::Sent(Outcome::Failed(why)) => {
                 self.impostor_of_probe = None;
-                self.lost(why, somebody_answered, settings);
+                self.lost(why, somebody_answered, settings, now);
             }
             Probed::Sent(Outcome::NotTheOrigin(what)) => {
                 self.impostor_of_probe = Some(what.clone());
-                self.lost(what, somebody_answered, settings);
+                self.lost(what, somebody_answered, settings, now);
             }
         }
     }
 
-    fn lost(&mut self, why: &str, somebody_answered: bool, settings: HealthSettings) {
+    fn lost(&mut self, why: &str, somebody_answered: bool, settings: HealthSettings, now: Mono) {
         self.failed(why);
-        if somebody_answered {
-            self.lost_rounds = self.lost_rounds.saturating_add(1);
+        if !somebody_answered {
+            return;
         }
-        if self.failures >= settings.failures && self.lost_rounds >= settings.rounds {
+        self.lost_rounds = self.lost_rounds.saturating_add(1);
+        // One that is still proving itself begins anew at once.
+        let proving = self.returns_at.take_if(|at| now < *at).is_some();
+        let lost = self.failures >= settings.failures && self.lost_rounds >= settings.rounds;
+        if !self.left && (proving || lost) {
             self.left = true;
+            self.left_at.push_back(now);
+            if self.left_at.len() > settings.flaps {
+                self.left_at.pop_front();
+            }
         }
     }
 
-    fn answered(&mut self, wanted: u32) {
+    fn is_flapping(&self, settings: HealthSettings, now: Mono) -> bool {
+        let recent = |at: &&Mono| now.after(**at) < settings.flap_window;
+        self.left_at.iter().filter(recent).count() >= settings.flaps
+    }
+
+    fn answered(&mut self, settings: HealthSettings, hold: Duration, now: Mono) {
         self.ever_answered = true;
         self.failures = 0;
         self.lost_rounds = 0;
         self.answers = self.answers.saturating_add(1);
-        if self.answers >= wanted {
+        if self.left && self.answers >= settings.answers {
             self.left = false;
+            let flapping = self.is_flapping(settings, now);
+            self.returns_at = Some(now.plus(if flapping { settings.flap_window.max(hold) } else { hold }));
         }
         if !self.left {
             self.last_error = None;
@@ -333,7 +434,7 @@ impl Origin {
         self.failures == 1
     }
 
-    fn seen(&self, settings: HealthSettings) -> Seen {
+    fn seen(&self, settings: HealthSettings, now: Mono) -> Seen {
         let routing = match (self.left, self.ever_answered && self.lost_rounds == 0) {
             (true, _) => Health::Down,
             (false, true) => Health::Up,
@@ -345,7 +446,14 @@ impl Origin {
             (false, false) => Health::Unknown,
         };
         let impostor = self.impostor_of_probe.as_ref().or(self.impostor_of_traffic.as_ref());
-        Seen { routing, shown, last_error: self.last_error.clone(), impostor: impostor.cloned() }
+        Seen {
+            routing,
+            shown,
+            last_error: self.last_error.clone(),
+            impostor: impostor.cloned(),
+            returns_at: self.returns_at.filter(|at| now < *at),
+            flapping: self.is_flapping(settings, now),
+        }
     }
 }
 

@@ -24,6 +24,7 @@ mod health;
 mod keeper;
 mod nearest;
 mod probe;
+mod reference;
 mod run;
 mod shelf;
 mod targets;

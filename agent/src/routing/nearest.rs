@@ -1,6 +1,7 @@
 //! Which origin is nearest, by the time its probes take, with inertia: another one wins only when it is clearly
 //! faster, several times in a row. Pure.
 
+use crate::clock::Mono;
 use samovar_wire::OriginId;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -11,6 +12,8 @@ const FASTER_BY: Duration = Duration::from_millis(20);
 const FASTER_SHARE: f64 = 0.7;
 /// … in so many evaluations in a row.
 const EVALUATIONS: u32 = 3;
+/// Least time between two changes.
+const LEAST_STAY: Duration = Duration::from_mins(10);
 /// Measurements kept of each origin. The least of them counts: queues and handshakes only ever add.
 const SAMPLES: usize = 5;
 
@@ -20,6 +23,7 @@ pub(super) struct Nearest {
     samples: BTreeMap<OriginId, VecDeque<Duration>>,
     holder: Option<OriginId>,
     challenger: Option<(OriginId, u32)>,
+    changed_at: Option<Mono>,
 }
 
 impl Nearest {
@@ -35,7 +39,12 @@ impl Nearest {
     /// Looks at the measurements once. `candidates` are those to choose among, in listed order. One that is down does
     /// not win, and one that holds the place keeps it while it is down: to serve in its stead is a fail-over, which
     /// ends when it is back.
-    pub(super) fn evaluate(&mut self, candidates: &[OriginId], is_down: impl Fn(&OriginId) -> bool) {
+    pub(super) fn evaluate(
+        &mut self,
+        candidates: &[OriginId],
+        is_down: impl Fn(&OriginId) -> bool,
+        now: Mono,
+    ) {
         self.samples.retain(|origin, _| candidates.contains(origin));
         let kept = self.holder.take().filter(|holder| candidates.contains(holder));
         let Some(holder) = kept.or_else(|| candidates.first().cloned()) else { return };
@@ -46,10 +55,13 @@ impl Nearest {
             _ => 1,
         };
         self.challenger = faster.map(|name| (name, rounds));
+        let may_change = self.changed_at.is_none_or(|at| now.after(at) >= LEAST_STAY);
         if rounds >= EVALUATIONS
+            && may_change
             && let Some((winner, _)) = self.challenger.take()
         {
             self.holder = Some(winner);
+            self.changed_at = Some(now);
         }
     }
 
@@ -80,6 +92,8 @@ impl Nearest {
 mod tests {
     use super::*;
 
+    const NOW: Mono = Mono(Duration::ZERO);
+
     fn origin(name: &str) -> OriginId {
         name.parse().unwrap()
     }
@@ -94,7 +108,7 @@ mod tests {
         for _ in 0..evaluations {
             nearest.measured(&first, Duration::from_millis(first_ms));
             nearest.measured(&second, Duration::from_millis(second_ms));
-            nearest.evaluate(&[first.clone(), second.clone()], up);
+            nearest.evaluate(&[first.clone(), second.clone()], up, NOW);
         }
         nearest.nearest().map(ToString::to_string)
     }
@@ -102,7 +116,7 @@ mod tests {
     #[test]
     fn nothing_is_nearest_before_a_measurement() {
         let mut nearest = Nearest::default();
-        nearest.evaluate(&[origin("first"), origin("second")], up);
+        nearest.evaluate(&[origin("first"), origin("second")], up, NOW);
         assert_eq!(nearest.nearest(), None);
     }
 
@@ -121,19 +135,41 @@ mod tests {
         let mut nearest = Nearest::default();
         nearest.measured(&first, Duration::from_millis(200));
         nearest.measured(&second, Duration::from_millis(60));
-        nearest.evaluate(&both, up);
-        nearest.evaluate(&both, up);
+        nearest.evaluate(&both, up, NOW);
+        nearest.evaluate(&both, up, NOW);
         nearest.measured(&first, Duration::from_millis(61));
-        nearest.evaluate(&both, up);
+        nearest.evaluate(&both, up, NOW);
         assert_eq!(nearest.nearest(), Some(&first));
         for _ in 0..SAMPLES {
             nearest.measured(&first, Duration::from_millis(200));
         }
-        nearest.evaluate(&both, up);
-        nearest.evaluate(&both, up);
+        nearest.evaluate(&both, up, NOW);
+        nearest.evaluate(&both, up, NOW);
         assert_eq!(nearest.nearest(), Some(&first));
-        nearest.evaluate(&both, up);
+        nearest.evaluate(&both, up, NOW);
         assert_eq!(nearest.nearest(), Some(&second));
+    }
+
+    #[test]
+    fn the_nearest_changes_once_in_ten_minutes_at_most() {
+        let (first, second) = (origin("first"), origin("second"));
+        let both = [first.clone(), second.clone()];
+        let mut nearest = Nearest::default();
+        let mut changes = Vec::new();
+        for minute in 0..60 {
+            // Whoever is far becomes near, every four minutes.
+            let turn = minute / 4 % 2 == 0;
+            for _ in 0..SAMPLES {
+                nearest.measured(&first, Duration::from_millis(if turn { 200 } else { 20 }));
+                nearest.measured(&second, Duration::from_millis(if turn { 20 } else { 200 }));
+            }
+            let before = nearest.holder.clone();
+            nearest.evaluate(&both, up, Mono(Duration::from_mins(minute)));
+            if before.is_some() && before != nearest.holder {
+                changes.push(minute);
+            }
+        }
+        assert!(changes.len() > 2 && changes.windows(2).all(|two| two[1] - two[0] >= 10), "{changes:?}");
     }
 
     #[test]
@@ -143,10 +179,10 @@ mod tests {
         nearest.measured(&first, Duration::from_millis(200));
         nearest.measured(&second, Duration::from_millis(60));
         for _ in 0..3 {
-            nearest.evaluate(&[first.clone(), second.clone()], up);
+            nearest.evaluate(&[first.clone(), second.clone()], up, NOW);
         }
         assert_eq!(nearest.nearest(), Some(&second));
-        nearest.evaluate(std::slice::from_ref(&first), up);
+        nearest.evaluate(std::slice::from_ref(&first), up, NOW);
         assert_eq!(nearest.nearest(), Some(&first));
     }
 
@@ -159,7 +195,7 @@ mod tests {
             for _ in 0..9 {
                 nearest.measured(&first, Duration::from_millis(200));
                 nearest.measured(&second, Duration::from_millis(60));
-                nearest.evaluate(&both, |origin| origin == down);
+                nearest.evaluate(&both, |origin| origin == down, NOW);
                 assert_eq!(nearest.nearest(), Some(&first));
             }
         }
@@ -175,7 +211,7 @@ mod tests {
             for (one, other) in times {
                 nearest.measured(&first, Duration::from_millis(one));
                 nearest.measured(&second, Duration::from_millis(other));
-                nearest.evaluate(&[first.clone(), second.clone()], up);
+                nearest.evaluate(&[first.clone(), second.clone()], up, NOW);
                 proptest::prop_assert_eq!(nearest.nearest(), Some(&first));
             }
         }

@@ -28,6 +28,12 @@ pub(super) struct Found {
     pub(super) took: Duration,
 }
 
+impl Found {
+    pub(super) fn answered(&self) -> bool {
+        self.probed == Probed::Sent(Outcome::Answered)
+    }
+}
+
 /// Probes one origin. The time-outs are those of `clients`. An origin with an API of its own need not know its name:
 /// whatever answers at its address, and is neither a failure nor a portal, is taken for it.
 pub(super) async fn probe(clients: Clients, way: Decision) -> Found {

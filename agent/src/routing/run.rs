@@ -1,10 +1,11 @@
 //! The loop of routing: it owns the keeper, the health of the origins and the measurements, and publishes a view.
 
 use super::handle::{Event, Routing};
-use super::health::{HealthSettings, Origins, Outcome, Probed};
+use super::health::{HealthSettings, Origins, Reference};
 use super::keeper::{Keeper, Trust};
 use super::nearest::Nearest;
 use super::probe::{Found, probe};
+use super::reference;
 use super::targets::{candidates, targets};
 use super::verdict;
 use super::view::View;
@@ -17,7 +18,7 @@ use futures_util::future::{BoxFuture, FutureExt, join_all, pending};
 use samovar_wire::OriginId;
 use samovar_wire::conditions::Condition;
 use samovar_wire::route::Decision;
-use samovar_wire::status::{Health, Identity};
+use samovar_wire::status::{Health, Identity, Line};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -134,7 +135,7 @@ pub fn start(setup: Setup) -> Result<(Routing, Runner), StoreError> {
 impl Runner {
     /// Runs until `stop` becomes true.
     pub async fn run(mut self, heartbeat: Heartbeat, mut stop: watch::Receiver<bool>) {
-        let mut round: Option<BoxFuture<'static, Vec<Found>>> = None;
+        let mut round: Option<BoxFuture<'static, Round>> = None;
         let period = self.setup.settings.poll.min(heartbeat.interval()).max(Duration::from_millis(1));
         let mut tick = tokio::time::interval(period);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -143,13 +144,14 @@ impl Runner {
                 round = self.begin_round(mono());
             }
             let next_round = self.origins.next_round().filter(|_| round.is_none());
+            let next = [next_round, self.origins.next_return(mono())].into_iter().flatten().min();
             tokio::select! {
                 // A stop goes before everything else that is ready.
                 biased;
                 _ = stop.wait_for(|stopping| *stopping) => return,
                 found = finished(&mut round) => { round = None; self.end_round(&found); }
                 _ = tick.tick() => self.keeper.poll(trusted_wall()),
-                () = at(next_round) => {}
+                () = at(next) => {}
                 Some(event) = self.inbox.recv() => self.take(event),
                 () = change(&mut self.setup.membership) => self.join(),
                 () = change(&mut self.setup.tls) => self.origins.hurry(mono()),
@@ -162,6 +164,7 @@ impl Runner {
     fn take(&mut self, event: Event) {
         match event {
             Event::Report(origin, outcome) => self.origins.traffic(&origin, &outcome, mono()),
+            Event::Suspect => self.origins.suspect(mono()),
             Event::Offer(bytes, answer) => {
                 // Whoever offered may have stopped waiting; the table counts all the same.
                 let _ = answer.send(self.keeper.offer(&bytes, trusted_wall()));
@@ -180,25 +183,32 @@ impl Runner {
         }
     }
 
-    fn begin_round(&mut self, now: Mono) -> Option<BoxFuture<'static, Vec<Found>>> {
+    fn begin_round(&mut self, now: Mono) -> Option<BoxFuture<'static, Round>> {
         let due = self.origins.begin_round(now);
         let ways = due.iter().filter_map(|origin| self.targets.get(origin).cloned());
         let probes: Vec<_> = ways.map(|way| probe(self.probes.clone(), way)).collect();
-        (!probes.is_empty()).then(|| join_all(probes).boxed())
+        if probes.is_empty() {
+            return None;
+        }
+        let in_force = self.keeper.in_force();
+        let references = in_force.map(|in_force| in_force.table.probes.clone()).unwrap_or_default();
+        Some(Round::run(probes, references).boxed())
     }
 
-    fn end_round(&mut self, found: &[Found]) {
-        let answered = |found: &&Found| found.probed == Probed::Sent(Outcome::Answered);
-        for answer in found.iter().filter(answered) {
+    fn end_round(&mut self, round: &Round) {
+        for answer in round.found.iter().filter(|found| found.answered()) {
             self.nearest.measured(&answer.origin, answer.took);
         }
         let results: Vec<_> =
-            found.iter().map(|found| (found.origin.clone(), found.probed.clone())).collect();
-        self.origins.end_round(&results, mono());
-        let seen = self.origins.seen();
-        let is_down = |origin: &OriginId| seen.get(origin).is_none_or(|seen| seen.routing == Health::Down);
+            round.found.iter().map(|found| (found.origin.clone(), found.probed.clone())).collect();
+        let now = mono();
+        self.origins.end_round(&results, &round.reference, now);
+        let seen = self.origins.seen(now);
+        let is_down = |origin: &OriginId| {
+            seen.get(origin).is_none_or(|seen| seen.routing == Health::Down || seen.returns_at.is_some())
+        };
         let listed = self.candidates();
-        self.nearest.evaluate(&listed, is_down);
+        self.nearest.evaluate(&listed, is_down, now);
     }
 
     fn candidates(&self) -> Vec<OriginId> {
@@ -229,13 +239,23 @@ impl Runner {
             identity,
             missing: if in_force.is_none() { self.keeper.missing() } else { String::new() },
             in_force,
-            origins: self.origins.seen(),
+            origins: self.origins.seen(mono()),
             since: BTreeMap::new(),
             line: self.origins.line(),
+            line_detail: self.line_detail(),
             nearest: self.nearest.nearest().cloned(),
         };
         view.date(&before, wall());
         self.publish(&before, view);
+    }
+
+    /// Why the line is down, as far as this device can see.
+    fn line_detail(&self) -> String {
+        if self.origins.line() != Line::Down {
+            return String::new();
+        }
+        let own = crate::net::link::trouble().map(ToOwned::to_owned);
+        own.unwrap_or_else(|| self.origins.line_detail().to_owned())
     }
 
     fn publish(&mut self, before: &Arc<View>, view: View) {
@@ -245,6 +265,11 @@ impl Runner {
         }
         for (origin, seen) in &view.origins {
             let was = before.origins.get(origin).map_or(Health::Unknown, |seen| seen.routing);
+            let returns = before.origins.get(origin).and_then(|seen| seen.returns_at);
+            if let (Some(at), None) = (seen.returns_at, returns) {
+                let hold_s = at.after(mono()).as_secs();
+                tracing::info!(%origin, hold_s, flapping = seen.flapping, "an origin is back and must prove itself");
+            }
             if was != seen.routing {
                 let why = seen.last_error.as_deref().unwrap_or_default();
                 tracing::info!(%origin, from = ?was, to = ?seen.routing, why, "origin health changed");
@@ -267,8 +292,26 @@ impl Runner {
     }
 }
 
+/// Probes of several origins at the same moment; if none of them answers, what references say.
+struct Round {
+    found: Vec<Found>,
+    reference: Reference,
+}
+
+impl Round {
+    async fn run(probes: Vec<impl Future<Output = Found>>, references: Vec<String>) -> Self {
+        let found = join_all(probes).await;
+        let reference = if found.iter().any(Found::answered) {
+            Reference::NotAsked
+        } else {
+            reference::ask(&references).await
+        };
+        Self { found, reference }
+    }
+}
+
 /// The end of the round under way; never, when there is none.
-async fn finished(round: &mut Option<BoxFuture<'static, Vec<Found>>>) -> Vec<Found> {
+async fn finished(round: &mut Option<BoxFuture<'static, Round>>) -> Round {
     match round {
         Some(probes) => probes.await,
         None => pending().await,

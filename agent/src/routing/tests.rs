@@ -100,7 +100,10 @@ fn quick() -> RoutingSettings {
         probe_total: Duration::from_millis(900),
         health: HealthSettings {
             failing_interval: Duration::from_millis(50),
+            left_interval: Duration::from_millis(100),
             idle_interval: Duration::from_millis(200),
+            failback_after: Duration::from_millis(400),
+            failback_spread: Duration::ZERO,
             first_rounds: 1,
             least_gap: Duration::from_millis(10),
             ..HealthSettings::default()

@@ -17,13 +17,16 @@ pub(super) fn conditions(
         (Condition::LineDown, line_down(view)),
         (Condition::OriginUnreachable, unreachable(view, scheme, now)),
         (Condition::NotTheOrigin, impostor(view)),
+        (Condition::OriginFlapping, flapping(view)),
     ]
 }
 
 fn line_down(view: &View) -> Option<String> {
     (view.line == Line::Down).then(|| {
         let errors: Vec<_> = view.origins.iter().filter_map(last_error).collect();
-        format!("no origin answers: {}", errors.join("; "))
+        let detail =
+            if view.line_detail.is_empty() { String::new() } else { format!("{}; ", view.line_detail) };
+        format!("{detail}no origin answers: {}", errors.join("; "))
     })
 }
 
@@ -71,6 +74,12 @@ fn not_allowed(view: &View, country: &Country, allowed: &[OriginId]) -> Option<S
     })
 }
 
+fn flapping(view: &View) -> Option<String> {
+    let names: Vec<_> =
+        view.origins.iter().filter(|(_, seen)| seen.flapping).map(|(name, _)| name.as_str()).collect();
+    (!names.is_empty()).then(|| names.join(", "))
+}
+
 fn impostor(view: &View) -> Option<String> {
     let told: Vec<_> = view.origins.values().filter_map(|seen| seen.impostor.clone()).collect();
     (!told.is_empty()).then(|| told.join("; "))
@@ -94,7 +103,7 @@ mod tests {
             routing: health,
             shown: health,
             last_error: error.map(ToOwned::to_owned),
-            impostor: None,
+            ..Seen::default()
         };
         view.origins = [
             ("a".parse().unwrap(), seen(Health::Down, Some("refused"))),

@@ -71,12 +71,15 @@ pub(super) struct View {
     /// Since when each origin is shown as it is.
     pub(super) since: BTreeMap<OriginId, Timestamp>,
     pub(super) line: Line,
+    /// What is known of a line that is down, in words; may be empty.
+    pub(super) line_detail: String,
     pub(super) nearest: Option<OriginId>,
 }
 
 impl View {
     /// The origin for something that is not bound to one. A fail-over goes to an origin that is proven to answer, and
-    /// to no other: what is sent stays bound to where it went.
+    /// to no other: what is sent stays bound to where it went. An origin that has just come back serves only what
+    /// nobody else can.
     pub(super) fn choose(
         &self,
         ask: &Ask<'_>,
@@ -84,13 +87,14 @@ impl View {
         now: Option<Timestamp>,
     ) -> Result<Decision, RouteError> {
         let (in_force, query) = self.query(ask)?;
-        let health = |origin: &OriginId| self.health(origin);
+        let settled =
+            |origin: &OriginId| if self.returns(origin) { Health::Down } else { self.health(origin) };
         let facts = |health| Facts { now, health, nearest: self.nearest.as_ref(), scheme };
-        let decision = route::choose(&in_force.table, &query, &facts(&health))?;
+        let decision = route::choose(&in_force.table, &query, &facts(&settled))?;
         let own = decision.candidates.first().map(|first| first.origin.clone());
         let moved = own.as_ref().filter(|own| **own != decision.origin);
         let decision = match moved {
-            Some(own) if self.health(&decision.origin) != Health::Up => {
+            Some(own) if settled(&decision.origin) != Health::Up => {
                 let proven = |origin: &OriginId| match self.health(origin) {
                     Health::Unknown if origin != own => Health::Down,
                     known => known,
@@ -99,7 +103,31 @@ impl View {
             }
             _ => decision,
         };
-        Ok(in_force.told(decision))
+        Ok(in_force.told(self.told_of_return(decision)))
+    }
+
+    /// Says of an origin that has come back why it is used already, or not yet.
+    fn told_of_return(&self, mut decision: Decision) -> Decision {
+        for candidate in &mut decision.candidates {
+            candidate.health = self.health(&candidate.origin);
+        }
+        let Some(own) = decision.candidates.first().map(|first| first.origin.clone()) else {
+            return decision;
+        };
+        if self.returns(&own)
+            && let Some(health) = decision.reason.iter_mut().rfind(|reason| reason.rule == Rule::Health)
+        {
+            health.result = RuleResult::Applied;
+            health.detail = if decision.origin == own {
+                format!("{own} has just come back and is used: nobody else can serve")
+            } else {
+                let origin = &decision.origin;
+                format!(
+                    "{own} answers again and must go on doing so before it is returned to: {origin} serves"
+                )
+            };
+        }
+        decision
     }
 
     /// The way to the origin that something is bound to.
@@ -121,6 +149,11 @@ impl View {
             self.in_force.as_deref().ok_or_else(|| RouteError::NoTable { why: self.missing.clone() })?;
         let identity = self.identity.as_ref().ok_or(RouteError::NotActivated)?;
         Ok((in_force, query(identity, ask)))
+    }
+
+    /// Whether an origin has come back and must prove itself.
+    fn returns(&self, origin: &OriginId) -> bool {
+        self.origins.get(origin).is_some_and(|seen| seen.returns_at.is_some())
     }
 
     fn health(&self, origin: &OriginId) -> Health {
@@ -169,10 +202,11 @@ impl View {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::Mono;
     use crate::routing::world::{orders, table, view};
 
     fn seen(routing: Health) -> Seen {
-        Seen { routing, shown: routing, last_error: None, impostor: None }
+        Seen { routing, shown: routing, ..Seen::default() }
     }
 
     fn chosen(healths: &[(&str, Health)]) -> String {
@@ -191,6 +225,29 @@ mod tests {
         assert_eq!(chosen(&[("a", Down), ("b", Up), ("c", Up)]), "b");
         assert_eq!(chosen(&[("a", Down), ("b", Unknown), ("c", Down)]), "a");
         assert_eq!(chosen(&[("a", Down), ("b", Down)]), "a");
+    }
+
+    #[test]
+    fn an_origin_that_has_just_come_back_serves_only_what_nobody_else_can() {
+        let mut view = view(table(1, &[("a", "127.0.0.1", 1), ("b", "127.0.0.1", 1)]));
+        let back = Seen { returns_at: Some(Mono::default()), ..seen(Health::Up) };
+        let orders = orders();
+        for (other, expected, words) in [
+            (Health::Up, "b", "a answers again and must go on"),
+            (Health::Down, "a", "nobody else can serve"),
+            (Health::Unknown, "a", "nobody else can serve"),
+        ] {
+            view.origins =
+                [("a", back.clone()), ("b", seen(other))].map(|(n, s)| (n.parse().unwrap(), s)).into();
+            let decision = view.choose(&Ask::service(&orders), Scheme::Http, None).unwrap();
+            assert_eq!(decision.origin.as_str(), expected, "{other:?}");
+            assert!(
+                decision.reason.iter().any(|reason| reason.detail.contains(words)),
+                "{:?}",
+                decision.reason
+            );
+            assert_eq!(decision.candidates[0].health, Health::Up);
+        }
     }
 
     #[test]

@@ -15,6 +15,8 @@ pub(super) enum ReadError {
     Read(io::Error),
     #[error("is larger than {FILE_MAX} bytes")]
     TooLarge,
+    #[error("is not a regular file")]
+    NotAFile,
 }
 
 /// What tells one content from the next without reading it.
@@ -69,10 +71,42 @@ fn stamp_of(metadata: &fs::Metadata) -> Stamp {
     Stamp { modified: metadata.modified().ok(), length: metadata.len(), inode }
 }
 
-/// Reads a file of at most [`FILE_MAX`] bytes.
+/// Reads a regular file of at most [`FILE_MAX`] bytes. Anything else is not waited for, such as a pipe that nobody writes.
 pub(super) fn read_bounded(path: &Path) -> Result<Vec<u8>, ReadError> {
     let mut content = Vec::new();
-    let file = File::open(path).map_err(ReadError::Read)?;
+    let mut options = File::options();
+    options.read(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::custom_flags(
+        &mut options,
+        rustix::fs::OFlags::NONBLOCK.bits().cast_signed(),
+    );
+    let file = options.open(path).map_err(ReadError::Read)?;
+    if !file.metadata().map_err(ReadError::Read)?.is_file() {
+        return Err(ReadError::NotAFile);
+    }
     file.take(FILE_MAX + 1).read_to_end(&mut content).map_err(ReadError::Read)?;
     if content.len() as u64 > FILE_MAX { Err(ReadError::TooLarge) } else { Ok(content) }
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pipe_or_a_directory_is_refused_at_once_and_a_file_in_its_place_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("table.json");
+        let mut watched = WatchedFile::new(path.clone());
+        let mode = rustix::fs::Mode::from_raw_mode(0o600);
+        rustix::fs::mkfifoat(rustix::fs::CWD, &path, mode).unwrap();
+        assert!(matches!(watched.changed(), Some(Err(ReadError::NotAFile))));
+        assert!(watched.changed().is_none());
+        fs::remove_file(&path).unwrap();
+        fs::create_dir(&path).unwrap();
+        assert!(matches!(watched.changed(), Some(Err(ReadError::NotAFile))));
+        fs::remove_dir(&path).unwrap();
+        fs::write(&path, "{}").unwrap();
+        assert_eq!(watched.changed().unwrap().unwrap(), b"{}");
+    }
 }

@@ -1,6 +1,6 @@
 //! For tests: tables, keys and identities, and a store with origins in virtual time.
 
-use super::health::{HealthSettings, Origins, Outcome, Probed};
+use super::health::{HealthSettings, Origins, Outcome, Probed, Reference};
 use super::view::{Ask, InForce, View};
 use crate::clock::Mono;
 use samovar_wire::dsse::{Envelope, ROUTE_TABLE, SigningKey, TrustedKeys};
@@ -88,6 +88,8 @@ pub(super) struct World {
     pub(super) cuts: Vec<Range<Seconds>>,
     /// An order is sent so often.
     pub(super) traffic_every: Option<Seconds>,
+    /// Whether the table names references.
+    pub(super) references: bool,
     /// Every change of the origin that is chosen: when, and to which.
     pub(super) moves: Vec<(Seconds, String)>,
     /// When each round began.
@@ -123,6 +125,7 @@ impl World {
             sites,
             cuts: Vec::new(),
             traffic_every: None,
+            references: false,
             moves: Vec::new(),
             rounds: Vec::new(),
             view: view(table(1, &listed)),
@@ -162,7 +165,9 @@ impl World {
             Some((at, _)) => Some(*at),
             None => self.origins.next_round().map(|at| at.0.as_secs_f64()),
         };
-        [traffic, reports, round].into_iter().flatten().reduce(f64::min)
+        let returns = self.origins.next_return(Mono(Duration::from_secs_f64(self.now)));
+        let returns = returns.map(|at| at.0.as_secs_f64() + 1e-6);
+        [traffic, reports, round, returns].into_iter().flatten().reduce(f64::min)
     }
 
     fn step(&mut self) {
@@ -173,7 +178,7 @@ impl World {
             self.origins.traffic(&origin, &outcome, mono);
         }
         if let Some((_, results)) = self.round_ends.take_if(|(at, _)| *at <= now) {
-            self.origins.end_round(&results, mono);
+            self.origins.end_round(&results, &self.reference(), mono);
         }
         if self.round_ends.is_none() {
             self.begin_round(mono);
@@ -183,6 +188,18 @@ impl World {
             let site = self.sites.iter().find(|site| site.name.as_str() == self.chosen).unwrap();
             let (outcome, took) = self.ask(site);
             self.reports.push((now + took, site.name.clone(), outcome));
+        }
+    }
+
+    /// References are beyond the store's line, and never dead themselves.
+    fn reference(&self) -> Reference {
+        if !self.references {
+            return Reference::NotAsked;
+        }
+        if self.cuts.iter().any(|cut| cut.contains(&self.now)) {
+            Reference::Silent
+        } else {
+            Reference::Answered
         }
     }
 
@@ -213,7 +230,7 @@ impl World {
     }
 
     fn watch_choice(&mut self) {
-        let seen = self.origins.seen();
+        let seen = self.origins.seen(Mono(Duration::from_secs_f64(self.now)));
         if seen == self.view.origins {
             return;
         }

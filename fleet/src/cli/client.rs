@@ -69,7 +69,7 @@ impl Client {
     pub(super) async fn find(target: &Target) -> Result<Self> {
         let mut client = Self::anonymous(target)?;
         client.token = Some(match std::env::var("SAMOVAR_TOKEN") {
-            Ok(token) if !token.is_empty() => token,
+            Ok(token) if !token.trim().is_empty() => sendable(token.trim())?,
             _ => client.known_token(target).await?,
         });
         Ok(client)
@@ -84,7 +84,7 @@ impl Client {
             _ => {
                 let server = &self.server;
                 bail!(
-                    "not logged in at {server}: run `samovar-fleet login --server {server}`, or set SAMOVAR_TOKEN"
+                    "not logged in at {server}: run `samovar-fleet login --name YOU --server {server}`, or set SAMOVAR_TOKEN"
                 )
             }
         }
@@ -168,13 +168,21 @@ impl Client {
     /// Says what to do about a certificate of an authority that nobody here knows.
     fn unreachable(&self, error: reqwest::Error) -> anyhow::Error {
         let unknown = crate::problem::chain(&error).contains("UnknownIssuer");
-        let error = anyhow::Error::new(error);
+        let error = anyhow::Error::new(error.without_url());
         if unknown {
             let hint = "its certificate is of an authority that is not known here: name it with --ca FILE or SAMOVAR_CA";
             return error.context(format!("{}: {hint}", self.server));
         }
         error.context(self.silent())
     }
+}
+
+/// A token that fits into a header.
+fn sendable(token: &str) -> Result<String> {
+    if token.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Ok(token.to_owned());
+    }
+    bail!("SAMOVAR_TOKEN is not a token: it holds white space or characters that are not ASCII")
 }
 
 fn server(target: &Target) -> Result<String> {
@@ -185,7 +193,7 @@ fn server(target: &Target) -> Result<String> {
         (None, Some(dir)) => {
             let path = dir.join("run.json");
             let bytes = std::fs::read(&path)
-                .with_context(|| format!("{} cannot be read: is the server running?", path.display()))?;
+                .with_context(|| format!("{} cannot be read (is the server running?)", path.display()))?;
             serde_json::from_slice::<RunFile>(&bytes)
                 .with_context(|| format!("{} is not valid", path.display()))?
                 .http
@@ -239,6 +247,12 @@ pub(super) fn with_query(path: &str, parameters: &[(&str, Option<String>)]) -> S
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_token_that_fits_into_no_header_is_refused_by_name() {
+        assert_eq!(sendable("abc-1_2.3").unwrap(), "abc-1_2.3");
+        assert!(sendable("a\nb").unwrap_err().to_string().contains("SAMOVAR_TOKEN"));
+    }
 
     #[test]
     fn queries_carry_what_was_given_and_encode_it() {

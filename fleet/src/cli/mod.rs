@@ -62,7 +62,7 @@ pub fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("samovar-fleet: {error:#}");
+            print::complaint(&crate::problem::chain(error.as_ref()));
             ExitCode::FAILURE
         }
     }

@@ -1,14 +1,22 @@
-//! Answers for people: a table of the fields that matter, columns as wide as their values.
+//! Answers for people: a table of the fields that matter, columns as wide as their values. What strangers wrote into
+//! a value can neither steer the terminal nor break a row.
 
 use std::io::Write as _;
 
+use samovar_wire::plain;
 use serde_json::Value;
 
 /// Prints a line. A reader that has gone away (`| head`) ends the program quietly.
 pub(super) fn line(text: &str) {
-    if writeln!(std::io::stdout(), "{text}").is_err() {
+    if writeln!(std::io::stdout(), "{}", plain::message(text)).is_err() {
         std::process::exit(0);
     }
+}
+
+/// Says what went wrong.
+pub(super) fn complaint(text: &str) {
+    // Nobody may be listening; the exit code says the same.
+    let _ = writeln!(std::io::stderr(), "samovar-fleet: {}", plain::message(text));
 }
 
 /// Prints a list as a table; a column may be a field of a field, such as `orders.pending`.
@@ -29,7 +37,7 @@ pub(super) fn fields(thing: &Value) {
 
 /// Prints an answer as it came.
 pub(super) fn json(answer: &Value) {
-    line(&format!("{answer:#}"));
+    line(&plain::json(&format!("{answer:#}")));
 }
 
 fn lines(rows: &[Value], columns: &[&str]) -> Vec<String> {
@@ -53,8 +61,8 @@ fn at<'a>(row: &'a Value, name: &str) -> &'a Value {
 fn text(value: &Value) -> String {
     match value {
         Value::Null => "-".to_owned(),
-        Value::String(text) => text.clone(),
-        other => other.to_string(),
+        Value::String(text) => plain::cell(text).into_owned(),
+        other => plain::json(&other.to_string()).into_owned(),
     }
 }
 
@@ -66,5 +74,11 @@ mod tests {
     fn columns_are_as_wide_as_their_widest_value_and_what_is_missing_is_a_dash() {
         let rows = [serde_json::json!({"id": "US-0001", "country": "US"}), serde_json::json!({"id": "JP-1"})];
         assert_eq!(lines(&rows, &["id", "country"]), ["ID       COUNTRY", "US-0001  US", "JP-1     -"]);
+    }
+
+    #[test]
+    fn a_value_cannot_break_its_row_or_turn_the_writing_round() {
+        let rows = [serde_json::json!({"id": "A\u{202e}1\n\u{1b}[31m", "list": ["\u{2066}"]})];
+        assert_eq!(lines(&rows, &["id", "list"])[1], "A\u{fffd}1\u{fffd}\u{fffd}[31m  [\"\\u2066\"]");
     }
 }

@@ -1,10 +1,12 @@
 //! `samovar-fleet serve`.
 
-use std::io::IsTerminal as _;
+use std::borrow::Cow;
+use std::io::{self, IsTerminal as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use samovar_wire::plain;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -120,14 +122,32 @@ async fn serve_until_told(config: Config, serve: Serve) -> ExitCode {
 }
 
 fn failed(error: &StartError) -> ExitCode {
-    eprintln!("samovar-fleet: {}", chain(error));
+    super::print::complaint(&chain(error));
     ExitCode::from(error.exit_code())
 }
 
 fn log(config: &config::Log) {
     let filter = EnvFilter::try_new(&config.filter).unwrap_or_else(|_| EnvFilter::new("info"));
-    let builder =
-        tracing_subscriber::fmt().with_env_filter(filter).with_ansi(std::io::stdout().is_terminal());
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(io::stdout().is_terminal());
     // A second subscriber is refused, which happens in tests only.
-    let _ = if config.json { builder.json().try_init() } else { builder.try_init() };
+    let _ = if config.json {
+        builder.json().with_writer(|| Harmless(plain::json)).try_init()
+    } else {
+        builder.with_writer(|| Harmless(plain::log_line)).try_init()
+    };
+}
+
+/// Standard output for log lines: what strangers wrote into a value cannot steer the terminal, nor forge a line.
+struct Harmless(fn(&str) -> Cow<'_, str>);
+
+impl io::Write for Harmless {
+    // The subscriber hands over each event in one piece.
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        io::stdout().write_all((self.0)(&String::from_utf8_lossy(line)).as_bytes())?;
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stdout().flush()
+    }
 }

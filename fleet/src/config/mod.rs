@@ -122,7 +122,12 @@ impl Config {
             config = apply(&mut table, set)?;
         }
         match config.check() {
-            Err(ConfigError::Value { key, message }) => Err(placed(file, key, message)),
+            Err(ConfigError::Value { key, message }) => Err(match set_of(sets, key) {
+                Some(given) => {
+                    ConfigError::Set { given: given.clone(), message: format!("{key}: {message}") }
+                }
+                None => placed(file, key, message),
+            }),
             checked => checked.map(|()| config),
         }
     }
@@ -132,7 +137,8 @@ impl Config {
         self.broker.check()?;
         self.tls.check()?;
         self.pki.check()?;
-        self.intake.check()
+        self.intake.check()?;
+        self.log.check()
     }
 }
 
@@ -150,6 +156,11 @@ fn read(path: &Path) -> Result<(toml::Table, Config), ConfigError> {
     let config = toml::from_str::<Config>(&text).map_err(wrong)?;
     let table = toml::from_str::<toml::Table>(&text).map_err(wrong)?;
     Ok((table, config))
+}
+
+/// The `--set` that gave a key its value.
+fn set_of<'a>(sets: &'a [String], key: &str) -> Option<&'a String> {
+    sets.iter().rfind(|set| set.split_once('=').is_some_and(|(path, _)| path.trim() == key))
 }
 
 /// Where a senseless value was written, if it was written in the file.
@@ -269,6 +280,9 @@ mod tests {
         let message = Config::load(None, &["intake.orign=x".into()]).unwrap_err().to_string();
         assert!(message.contains("intake.orign=x") && message.contains("unknown field"), "{message}");
         assert!(matches!(Config::load(None, &["orign".into()]), Err(ConfigError::SetForm { .. })));
+        let (_dir, path) = file("[pki]\ndevice_days = 30\n");
+        let message = Config::load(Some(&path), &["pki.device_days=0".into()]).unwrap_err().to_string();
+        assert!(message.starts_with("--set pki.device_days=0: pki.device_days"), "{message}");
     }
 
     #[test]
@@ -279,8 +293,11 @@ mod tests {
             "broker.url=http://x",
             "tls.cert=only.pem",
             "pki.device_days=0",
+            "log.filter=info,samovar_fleet=loud",
         ] {
-            assert!(matches!(Config::load(None, &[set.into()]), Err(ConfigError::Value { .. })), "{set}");
+            let refused = Config::load(None, &[set.into()]).unwrap_err();
+            let named = matches!(refused, ConfigError::Value { .. } | ConfigError::Set { .. });
+            assert!(named, "{set}: {refused}");
         }
     }
 }

@@ -55,13 +55,13 @@ impl Server {
         let named = (2..=8).contains(&self.fleet.len())
             && self.fleet.bytes().all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit());
         if !named {
-            return Err(value("server.fleet", "2 to 8 capital letters and digits"));
+            return Err(value("server.fleet", "must be 2 to 8 capital letters and digits"));
         }
         if self.public_host.is_empty() || self.public_host.contains([':', '/', ' ']) {
-            return Err(value("server.public_host", "a bare host name or IPv4 address"));
+            return Err(value("server.public_host", "must be a bare host name or IPv4 address"));
         }
         if self.environment.is_empty() || self.environment.contains(['/', '+', '#', ' ']) {
-            return Err(value("server.environment", "a plain word (it is a level of MQTT topics)"));
+            return Err(value("server.environment", "must be a plain word (it is a level of MQTT topics)"));
         }
         if self.connections == 0 || self.head_timeout_s == 0 || self.request_timeout_s == 0 {
             return Err(value("server", "limits and time-outs must be greater than 0"));
@@ -134,7 +134,9 @@ pub fn broker_choice(url: &str) -> Result<BrokerChoice, ConfigError> {
         _ if url.starts_with("mqtt://") || url.starts_with("mqtts://") => {
             Ok(BrokerChoice::External(url.into()))
         }
-        _ => Err(value("broker.url", "embedded, none, or a URL that begins with mqtt:// or mqtts://")),
+        _ => {
+            Err(value("broker.url", "must be embedded, none, or a URL that begins with mqtt:// or mqtts://"))
+        }
     }
 }
 
@@ -189,7 +191,7 @@ impl Pki {
             return Err(value("pki.ca_cert", "ca_cert and ca_key go together"));
         }
         if !(1..=825).contains(&self.device_days) {
-            return Err(value("pki.device_days", "1 to 825"));
+            return Err(value("pki.device_days", "must be 1 to 825"));
         }
         Ok(())
     }
@@ -249,11 +251,11 @@ impl Intake {
         if self.keep_keys_days < 180 {
             return Err(value(
                 "intake.keep_keys_days",
-                "180 or more: devices may repeat a key for that long",
+                "must be 180 or more: devices may repeat a key for that long",
             ));
         }
         if self.origin.parse::<samovar_wire::OriginId>().is_err() {
-            return Err(value("intake.origin", "1 to 64 of the characters A-Z a-z 0-9 _ -"));
+            return Err(value("intake.origin", "must be 1 to 64 of the characters A-Z a-z 0-9 _ -"));
         }
         if self.max_body_bytes == 0
             || self.max_orders == 0
@@ -266,10 +268,10 @@ impl Intake {
             return Err(value("intake", "limits must be greater than 0"));
         }
         if self.memory_bytes < self.max_body_bytes || self.memory_bytes > 1 << 40 {
-            return Err(value("intake.memory_bytes", "at least max_body_bytes, and at most 1 TiB"));
+            return Err(value("intake.memory_bytes", "must be at least max_body_bytes, and at most 1 TiB"));
         }
         if self.tokens.iter().any(|token| token.len() < 16) {
-            return Err(value("intake.tokens", "16 characters or more each"));
+            return Err(value("intake.tokens", "must have 16 characters or more each"));
         }
         Ok(())
     }
@@ -323,6 +325,13 @@ pub struct Log {
     pub filter: String,
     /// JSON lines instead of text.
     pub json: bool,
+}
+
+impl Log {
+    pub(super) fn check(&self) -> Result<(), ConfigError> {
+        let parsed = self.filter.parse::<tracing_subscriber::EnvFilter>();
+        parsed.map(drop).map_err(|error| value("log.filter", &error.to_string()))
+    }
 }
 
 impl Default for Log {

@@ -15,7 +15,13 @@ pub(super) struct Migrator;
 impl MigratorTrait for Migrator {
     fn migrations() -> Vec<Box<dyn MigrationTrait>> {
         use crate::ingest::schema::{M0002Devices, M0003Held};
-        vec![Box::new(M0001Start), Box::new(M0002Devices), Box::new(M0003Held), Box::new(M0004Reconcile)]
+        vec![
+            Box::new(M0001Start),
+            Box::new(M0002Devices),
+            Box::new(M0003Held),
+            Box::new(M0004Reconcile),
+            Box::new(M0005Differences),
+        ]
     }
 }
 
@@ -95,6 +101,23 @@ impl MigrationTrait for M0004Reconcile {
         let mut places = Index::create();
         places.name("orders_place").table("orders").col("device").col("ledger").col("seq");
         manager.create_index(places).await
+    }
+}
+
+/// Which ranges of a ledger are known to differ, between the requests of a comparison.
+struct M0005Differences;
+
+impl MigrationName for M0005Differences {
+    fn name(&self) -> &'static str {
+        "m0005_differences"
+    }
+}
+
+#[async_trait::async_trait]
+impl MigrationTrait for M0005Differences {
+    async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+        let mut change = Table::alter();
+        manager.alter_table(change.table("reconciliations").add_column(text_null("differences")).take()).await
     }
 }
 

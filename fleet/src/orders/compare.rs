@@ -178,28 +178,6 @@ pub(super) fn verdict(
     answer(false, Some(missing), found.is_listed().then_some(unknown))
 }
 
-/// What one request came to.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Summary {
-    pub(super) ranges: usize,
-    pub(super) differing: usize,
-    pub(super) missing: usize,
-    pub(super) unknown: usize,
-}
-
-/// Counts what the answers say.
-pub(super) fn summary(verdicts: &[RangeVerdict]) -> Summary {
-    let named = |list: fn(&RangeVerdict) -> &Option<Vec<String>>| {
-        verdicts.iter().filter_map(|verdict| list(verdict).as_ref()).map(Vec::len).sum()
-    };
-    Summary {
-        ranges: verdicts.len(),
-        differing: verdicts.iter().filter(|verdict| !verdict.matches).count(),
-        missing: named(|verdict| &verdict.missing),
-        unknown: named(|verdict| &verdict.unknown),
-    }
-}
-
 /// Where the device has the orders that have moved: key and place.
 pub(super) fn moved<'a>(ranges: &'a [RangeDigest], known: &HashSet<&str>) -> HashMap<&'a str, u64> {
     let keys = ranges.iter().flat_map(|range| &range.keys).flatten();
@@ -290,7 +268,6 @@ mod tests {
             lists(&verdict),
             (false, Some(&names(&["other", "lost"])[..]), Some(&names(&["more"])[..]))
         );
-        assert_eq!(summary(&[verdict]), Summary { ranges: 1, differing: 1, missing: 2, unknown: 1 });
         let ranges = [asked];
         assert_eq!(moved(&ranges, &HashSet::from(["moved"])), HashMap::from([("moved", 3)]));
     }

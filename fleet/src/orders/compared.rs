@@ -20,15 +20,15 @@ pub struct Compared {
     pub ledger: String,
     /// When it was compared last.
     pub last_at: String,
-    /// When every range that was asked about matched; null when none ever did.
+    /// When both sides last had the same orders in everything that was compared; null when they never did.
     pub last_match_at: Option<String>,
     /// Ranges of the last comparison.
     pub ranges: i64,
-    /// Those of them that did not match.
+    /// Ranges that are known to differ, whichever request found it.
     pub differing: i64,
-    /// Orders that were found missing here; the device sends them again.
+    /// Orders that were found missing here in them; the device sends them again.
     pub missing: i64,
-    /// Orders that are here and that the device did not name.
+    /// Orders that are here in them and that the device did not name.
     pub unknown: i64,
 }
 

@@ -12,7 +12,7 @@ use utoipa_axum::routes;
 use super::pace::Work;
 use super::reconcile::{__path_reconcile, reconcile};
 use super::who::Sender;
-use super::{Place, receive, record, shadow, who};
+use super::{Place, judge, receive, record, shadow, who};
 use crate::app::App;
 use crate::clock;
 use crate::pki::PeerCertificate;
@@ -38,6 +38,7 @@ pub fn router() -> OpenApiRouter<App> {
         (status = 400, description = "malformed"), (status = 401, description = "neither certificate nor token"),
         (status = 403, description = "the device is not the certificate's, or the certificate is revoked"),
         (status = 413, description = "too large"), (status = 415, description = "unknown content type or encoding"),
+        (status = 422, description = "mixed-udl: the orders are not all of one user data location"),
         (status = 429, description = "too many batches or orders of this device, with Retry-After"),
         (status = 503, description = "overloaded, with Retry-After; shadow batches long before orders")))]
 async fn batch(
@@ -65,7 +66,7 @@ async fn batch(
     // Held while the body is decoded, parsed and recorded: this bounds memory and the queue of writers.
     let _turn = app.intake.turn(work).await?;
     let batch: Batch = receive::parse(&headers, body, limit).await?;
-    check(&batch, app.config.intake.max_orders)?;
+    check(&batch, &sender.udl, app.config.intake.max_orders)?;
     app.intake.took(&sender.device, work, batch.orders.len());
     let now = clock::now();
     let results = match work {
@@ -119,7 +120,7 @@ async fn admit(
     Ok((sender, work, place))
 }
 
-fn check(batch: &Batch, max_orders: usize) -> Result<(), Failure> {
+fn check(batch: &Batch, udl: &str, max_orders: usize) -> Result<(), Failure> {
     if batch.batch.is_empty() || batch.batch.len() > 128 || batch.batch.contains('\0') {
         return Err(Failure::malformed("batch is empty or too long"));
     }
@@ -127,5 +128,9 @@ fn check(batch: &Batch, max_orders: usize) -> Result<(), Failure> {
         let detail = format!("a batch has at most {max_orders} orders");
         return Err(Failure::new(StatusCode::PAYLOAD_TOO_LARGE, "too-large", detail));
     }
-    Ok(())
+    judge::one_udl(udl, &batch.orders).map_err(|(one, other)| {
+        let detail =
+            format!("all orders of a batch and the header UDL name one location, not {one:?} and {other:?}");
+        Failure::new(StatusCode::UNPROCESSABLE_ENTITY, "mixed-udl", detail)
+    })
 }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use samovar_wire::orders::{IncomingOrder, OrderResult, Outcome};
+use samovar_wire::orders::{IncomingOrder, MAX_BODY_BYTES, OrderResult, Outcome};
 
 /// Longer names are nobody's order numbers.
 const LONGEST: usize = 1024;
@@ -48,13 +48,33 @@ pub(super) fn refusal(order: &IncomingOrder) -> Option<(&'static str, String)> {
             return Some(("invalid-order", format!("{field} contains a NUL character")));
         }
     }
-    if i64::try_from(order.seq).is_err() {
-        return Some(("invalid-order", "seq is too large".to_owned()));
+    if order.seq == 0 || i64::try_from(order.seq).is_err() {
+        return Some((
+            "invalid-order",
+            format!("seq {} is no place in a ledger: they start at 1", order.seq),
+        ));
+    }
+    let body = order.body.get();
+    if body.len() > MAX_BODY_BYTES {
+        let detail = format!("the body has {} bytes; {MAX_BODY_BYTES} are the most", body.len());
+        return Some(("too-large", detail));
+    }
+    if !body.starts_with('{') {
+        return Some(("invalid-order", "the body is not a JSON object".to_owned()));
     }
     if !order.digest_matches() {
         return Some(("digest-mismatch", "sha256 is not that of the body".to_owned()));
     }
     None
+}
+
+/// The user data location of a batch, which all its orders share; the two that differ when they do not. An order or a
+/// header that names none does not contradict.
+pub(super) fn one_udl<'a>(header: &'a str, orders: &'a [IncomingOrder]) -> Result<(), (&'a str, &'a str)> {
+    let named = std::iter::once(header).chain(orders.iter().filter_map(|order| order.udl.as_deref()));
+    let mut named = named.filter(|udl| !udl.is_empty());
+    let Some(first) = named.next() else { return Ok(()) };
+    named.find(|other| *other != first).map_or(Ok(()), |other| Err((first, other)))
 }
 
 /// The results, in the order of the batch. `stored` is what the database has for the keys of the batch now.
@@ -168,7 +188,7 @@ mod tests {
 
     #[test]
     fn a_key_twice_in_one_batch_settles_once() {
-        let orders = [order("1", "a", "{}"), order("2", "a", "{}"), order("3", "a", "[]")];
+        let orders = [order("1", "a", "{}"), order("2", "a", "{}"), order("3", "a", "{\"other\": 1}")];
         let known = HashMap::from([stored(&orders[0], "mine")]);
         assert_eq!(statuses(&orders, &known), [Outcome::Settled, Outcome::Duplicate, Outcome::Conflict]);
     }
@@ -180,7 +200,7 @@ mod tests {
         let known = HashMap::from([
             stored(&orders[0], "theirs"),
             stored(&orders[1], "theirs"),
-            stored(&order("x", "c", "[]"), "theirs"),
+            stored(&order("x", "c", "{\"other\": 1}"), "theirs"),
             stored(&orders[3], "mine"),
         ]);
         let results = results(&orders, &known, "mine");
@@ -203,7 +223,28 @@ mod tests {
         assert_eq!(refusal(&order("1", "", "{}")).unwrap().0, "invalid-order");
         assert_eq!(refusal(&order("1", "a\0b", "{}")).unwrap().0, "invalid-order");
         assert_eq!(refusal(&order("1", &"k".repeat(2000), "{}")).unwrap().0, "invalid-order");
+        for body in ["[]", "1", "null", "\"{}\"", "true"] {
+            assert_eq!(refusal(&order("1", "a", body)).unwrap().0, "invalid-order", "{body}");
+        }
+        let nowhere = IncomingOrder { seq: 0, ..order("1", "a", "{}") };
+        assert_eq!(refusal(&nowhere).unwrap().0, "invalid-order");
+        let body = |bytes: usize| format!("{{\"a\":\"{}\"}}", "x".repeat(bytes - 8));
+        assert_eq!(refusal(&order("1", "a", &body(MAX_BODY_BYTES + 1))).unwrap().0, "too-large");
+        assert_eq!(refusal(&order("1", "a", &body(MAX_BODY_BYTES))), None);
         assert_eq!(refusal(&order("1", "a", " {\"a\" : 1.00}".trim())), None);
+    }
+
+    #[test]
+    fn all_orders_of_a_batch_and_its_header_name_one_location() {
+        let order =
+            |udl: Option<&str>| IncomingOrder { udl: udl.map(str::to_owned), ..order("1", "a", "{}") };
+        let (us, jp, none) = (|| order(Some("US")), || order(Some("JP")), || order(None));
+        assert_eq!(one_udl("US", &[us(), none(), us()]), Ok(()));
+        assert_eq!(one_udl("", &[us(), none()]), Ok(()));
+        assert_eq!(one_udl("", &[]), Ok(()));
+        assert_eq!(one_udl("US", &[us(), jp()]), Err(("US", "JP")));
+        assert_eq!(one_udl("", &[none(), jp(), us()]), Err(("JP", "US")));
+        assert_eq!(one_udl("US", &[jp()]), Err(("US", "JP")));
     }
 
     /// What the database does: each key is recorded by the first who brings it.
@@ -225,7 +266,7 @@ mod tests {
                 let orders: Vec<IncomingOrder> = batch
                     .iter()
                     .enumerate()
-                    .map(|(id, (key, body))| order(&format!("{number}-{id}"), &format!("key {key}"), &body.to_string()))
+                    .map(|(id, (key, body))| order(&format!("{number}-{id}"), &format!("key {key}"), &format!("{{\"total\":{body}}}")))
                     .collect();
                 insert_if_absent(&mut database, &orders, &receipt);
                 let answers = results(&orders, &database, &receipt);

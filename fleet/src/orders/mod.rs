@@ -26,6 +26,7 @@
 mod compare;
 pub mod compared;
 pub mod decode;
+mod differences;
 pub mod handlers;
 mod judge;
 pub mod pace;

@@ -23,7 +23,8 @@ use sea_orm::ActiveValue::Set;
 use sea_orm::sea_query::OnConflict;
 use sea_orm::{ColumnTrait as _, EntityTrait as _, QueryFilter as _, QueryOrder as _, QuerySelect as _};
 
-use super::compare::{self, Found, Summary};
+use super::compare::{self, Found};
+use super::differences::Differences;
 use super::pace::Work;
 use super::{Place, places, receive, who};
 use crate::app::App;
@@ -52,7 +53,8 @@ const LEDGERS: usize = 4;
         (status = 400, description = "malformed"), (status = 401, description = "neither certificate nor token"),
         (status = 403, description = "the device is not the certificate's, or the certificate is revoked"),
         (status = 413, description = "too large"), (status = 415, description = "unknown content type or encoding"),
-        (status = 422, description = "invalid-ranges: too many, backwards, overlapping, or keys that do not fit"),
+        (status = 422, description = "invalid-ranges: too many, backwards, overlapping, or keys that do not fit; device-mismatch: \
+            the header Samovar-Device is another's"),
         (status = 429, description = "too many of this device, with Retry-After"),
         (status = 503, description = "overloaded, with Retry-After")))]
 pub(super) async fn reconcile(
@@ -77,6 +79,7 @@ pub(super) async fn reconcile(
         Failure::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid-ranges", unfit.to_string())
     })?;
     who::is_named(&app, peer.as_ref(), &request.device).await?;
+    who::agrees(&headers, &request.device)?;
     let _place = match early {
         Some(place) => place,
         None => app.intake.enter(&app.metrics, &request.device, Work::Reconcile, 0)?,
@@ -117,7 +120,7 @@ async fn compare(
     let write = database.write().await?;
     let moved = compare::moved(&request.ranges, &known);
     places::move_to(&write, &request.device, (&request.ledger, origin), moved).await?;
-    note(&write, (&request.device, &request.ledger), compare::summary(&verdicts), now).await?;
+    note(&write, (&request.device, &request.ledger), &verdicts, now).await?;
     write.commit().await?;
     Ok(verdicts)
 }
@@ -172,33 +175,49 @@ async fn known<'a>(
     Ok(known)
 }
 
-/// Remembers when a ledger was compared last and what came of it.
+/// Remembers when a ledger was compared last and what is known to differ: a pass is several requests, and only when
+/// nothing is left of what any of them found do both sides have the same.
 async fn note(
     write: &Write,
     (device, ledger): (&DeviceId, &str),
-    summary: Summary,
+    verdicts: &[RangeVerdict],
     now: Timestamp,
 ) -> Result<(), DatabaseError> {
     use reconciliation::Column as C;
     let number = |value: usize| Set(i64::try_from(value).unwrap_or(i64::MAX));
-    let matched = summary.differing == 0 && summary.ranges > 0;
+    let mut known = differences(write, device, ledger).await?;
+    known.take_in(verdicts, now);
+    let matched = known.count() == 0 && !verdicts.is_empty();
+    let text = (known.count() > 0).then(|| serde_json::to_string(&known).unwrap_or_default());
     let row = reconciliation::ActiveModel {
         device: Set(device.to_string()),
         ledger: Set(ledger.to_owned()),
         last_at: Set(now.millis()),
         last_match_at: Set(matched.then(|| now.millis())),
-        ranges: number(summary.ranges),
-        differing: number(summary.differing),
-        missing: number(summary.missing),
-        unknown: number(summary.unknown),
+        ranges: number(verdicts.len()),
+        differing: number(known.count()),
+        missing: number(known.missing()),
+        unknown: number(known.unknown()),
+        differences: Set(text),
     };
-    let mut changed = vec![C::LastAt, C::Ranges, C::Differing, C::Missing, C::Unknown];
+    let mut changed = vec![C::LastAt, C::Ranges, C::Differing, C::Missing, C::Unknown, C::Differences];
     changed.extend(matched.then_some(C::LastMatchAt));
     reconciliation::Entity::insert(row)
         .on_conflict(OnConflict::columns([C::Device, C::Ledger]).update_columns(changed).to_owned())
         .exec_without_returning(&**write)
         .await?;
     forget_old_ledgers(write, device).await
+}
+
+/// What is known to differ in a ledger. The row is locked where the database has other writers.
+async fn differences(write: &Write, device: &DeviceId, ledger: &str) -> Result<Differences, DatabaseError> {
+    let row = reconciliation::Entity::find_by_id((device.to_string(), ledger.to_owned()))
+        .lock_exclusive()
+        .one(&**write)
+        .await?;
+    let text = row.and_then(|row| row.differences);
+    // Only this program writes it; what cannot be read is found anew by the next pass.
+    Ok(text.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default())
 }
 
 /// A device has one ledger at a time; what it says of many is not remembered for ever.

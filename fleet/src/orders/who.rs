@@ -71,6 +71,17 @@ pub(super) async fn is_named(
     refuse_revoked(app, peer).await
 }
 
+/// Refuses a request whose header names another device than its document.
+pub(super) fn agrees(headers: &HeaderMap, device: &DeviceId) -> Result<(), Failure> {
+    match text(headers, HEADER_DEVICE) {
+        Some(named) if named != device.as_str() => {
+            let detail = format!("the header Samovar-Device says {named:?}, the request says {device}");
+            Err(Failure::new(StatusCode::UNPROCESSABLE_ENTITY, "device-mismatch", detail))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Certificates of other authorities (an origin of another fleet) have no row here and pass.
 pub(crate) async fn refuse_revoked(app: &App, peer: &PeerCertificate) -> Result<(), Failure> {
     let found = certificate::Entity::find_by_id(&peer.serial).one(app.database.read()).await?;

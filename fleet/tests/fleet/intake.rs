@@ -76,6 +76,60 @@ async fn each_order_of_a_batch_gets_its_own_result() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_can_never_be_an_order_is_rejected_with_a_code_and_the_rest_of_the_batch_settles() {
+    for backend in backends() {
+        let fleet = Fleet::start(backend, &[]).await;
+        let device = fleet.device("US-0001", "POS-US-0001").await;
+        let large = format!("{{\"note\":\"{}\"}}", "x".repeat(256 * 1024));
+        let mut wrong = order("wrong", 5, "{}");
+        wrong["sha256"] = wrong["sha256"].as_str().unwrap().to_uppercase().into();
+        let sent = [
+            order("nowhere", 0, "{}"),
+            order("list", 2, "[]"),
+            order("number", 3, "7"),
+            order("large", 4, &large),
+            wrong,
+            order("good", 6, "{}"),
+        ];
+        let codes =
+            ["invalid-order", "invalid-order", "invalid-order", "too-large", "digest-mismatch"].map(Some);
+        for answer in [
+            device.shadow(&fleet.https(), &batch(&sent)).await,
+            device.send(&fleet.https(), &batch(&sent)).await,
+        ] {
+            let expected = ["rejected", "rejected", "rejected", "rejected", "rejected", "settled"];
+            assert_eq!(statuses(&answer), expected, "{backend:?}");
+            for (result, code) in answer.body["results"].as_array().unwrap().iter().zip(codes) {
+                assert_eq!(result["code"].as_str(), code, "{result}");
+                assert!(result["detail"].is_string(), "{result}");
+            }
+        }
+        assert_eq!(fleet.count("").await, 1);
+        fleet.running.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_of_several_locations_is_refused_as_a_whole_and_its_parts_settle() {
+    let fleet = Fleet::start(Backend::Sqlite, &[]).await;
+    let device = fleet.device("US-0001", "POS-US-0001").await;
+    let mut abroad = order("b", 2, "{}");
+    abroad["udl"] = "JP".into();
+    let home = order("a", 1, "{}");
+    for mixed in [&[home.clone(), abroad.clone()][..], &[abroad.clone()]] {
+        let answer = device.send(&fleet.https(), &batch(mixed)).await;
+        assert_eq!((answer.status, answer.slug()), (StatusCode::UNPROCESSABLE_ENTITY, "mixed-udl"));
+    }
+    assert_eq!(fleet.count("").await, 0);
+    assert_eq!(statuses(&device.send(&fleet.https(), &batch(&[home])).await), ["settled"]);
+    let url = format!("{}/v1/orders:batch", fleet.https());
+    let request = json_body(device.http.post(url), batch(&[abroad]).to_string());
+    let alone = send(request.header("samovar-device", &device.id).header("udl", "JP")).await;
+    assert_eq!(statuses(&alone), ["settled"]);
+    fleet.running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_same_key_of_two_devices_is_two_orders() {
     let fleet = Fleet::start(Backend::Sqlite, &[]).await;
     for id in ["POS-1", "POS-2"] {

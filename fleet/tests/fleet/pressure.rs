@@ -69,7 +69,7 @@ async fn a_shadow_batch_is_judged_like_any_other_and_never_recorded() {
             order("changed", 2, "{\"total\":2}"),
             order("new", 3, "{}"),
             order("new", 3, "{}"),
-            order("new", 3, "[]"),
+            order("new", 3, "{\"other\":1}"),
             wrong,
         ]);
         let expected = ["duplicate", "conflict", "settled", "duplicate", "conflict", "rejected"];

@@ -107,6 +107,39 @@ async fn an_order_that_the_origin_lost_is_named_sent_again_and_matches() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_pass_that_found_a_difference_is_no_match_whatever_its_last_request_says() {
+    for backend in backends() {
+        let orders = orders(600);
+        let (fleet, device) = settled(backend, &[], &orders).await;
+        let seen = async || {
+            let detail = fleet.get("/api/v1/devices/POS-US-0001").await.body;
+            let list = fleet.get("/api/v1/devices").await.body;
+            assert_eq!(list["devices"][0]["last_match_at"], detail["last_match_at"]);
+            (detail["last_match_at"].clone(), detail["reconcile"].clone())
+        };
+        ask(&fleet, &device, LEDGER, json!([range(1, 4095, &orders)])).await;
+        let matched = seen().await.0;
+        assert!(matched.is_string());
+        tamper(&fleet, "DELETE FROM orders WHERE key = 'k300'").await;
+        // As an agent narrows down, and goes on with another part that matches.
+        ask(&fleet, &device, LEDGER, json!([range(1, 4095, &orders)])).await;
+        let halves = json!([range(1, 255, &orders[..255]), range(256, 511, &orders[255..511])]);
+        ask(&fleet, &device, LEDGER, halves).await;
+        ask(&fleet, &device, LEDGER, json!([leaf(256, 511, &orders[255..511])])).await;
+        ask(&fleet, &device, LEDGER, json!([range(512, 4095, &orders[511..]), range(5000, 9000, &[])])).await;
+        let (last, differs) = seen().await;
+        assert_eq!(last, matched, "{backend:?}: {differs}");
+        assert_eq!((&differs["differing"], &differs["missing"]), (&json!(1), &json!(1)), "{differs}");
+        device.send(&fleet.https(), &batch(&orders[299..300])).await;
+        ask(&fleet, &device, LEDGER, json!([range(256, 511, &orders[255..511])])).await;
+        let (last, equal) = seen().await;
+        assert_ne!(last, matched, "{backend:?}");
+        assert_eq!((&equal["differing"], &equal["missing"]), (&json!(0), &json!(0)), "{equal}");
+        fleet.running.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_only_the_origin_has_is_unknown_and_other_content_is_missing() {
     for backend in backends() {
         let orders = orders(5);
@@ -173,6 +206,54 @@ async fn only_what_this_origin_recorded_for_this_device_and_ledger_is_compared()
     fleet.running.stop().await;
 }
 
+/// Of `SAMOVAR_GAP_ORDERS` orders, 3,000 unless told otherwise.
+#[tokio::test(flavor = "multi_thread")]
+async fn comparisons_of_everything_keep_no_order_waiting() {
+    let count = std::env::var("SAMOVAR_GAP_ORDERS").map_or(3_000, |count| count.parse().unwrap());
+    for backend in backends() {
+        let limits = ["intake.device_orders_per_s=1000000", "intake.device_requests_per_s=10000"];
+        let settings = [limits[0], limits[1], "intake.device_reconciles_per_min=100000"];
+        let orders = orders(count);
+        let (fleet, device) = settled(backend, &settings, &orders).await;
+        let other = fleet.device("US-0001", "POS-US-0002").await;
+        let wide: Vec<_> = (orders.chunks(4_096).zip(0..))
+            .map(|(some, part)| range(part * 4_096 + 1, part * 4_096 + 4_096, some))
+            .collect();
+        let begun = std::time::Instant::now();
+        let answer = ask(&fleet, &device, LEDGER, json!(wide)).await;
+        assert!(answer.as_array().unwrap().iter().all(|range| range["match"] == true), "{answer}");
+        let alone = begun.elapsed();
+        let done = std::sync::atomic::AtomicBool::new(false);
+        let comparing = async {
+            let mut passes = 0;
+            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                ask(&fleet, &device, LEDGER, json!(wide)).await;
+                passes += 1;
+            }
+            passes
+        };
+        let selling = async {
+            let mut waits = Vec::new();
+            for n in 1..=50 {
+                let begun = std::time::Instant::now();
+                let sent = batch(&[order(&format!("live-{n}"), n, "{}")]);
+                assert_eq!(statuses(&other.send(&fleet.https(), &sent).await), ["settled"]);
+                waits.push(begun.elapsed());
+            }
+            done.store(true, std::sync::atomic::Ordering::Relaxed);
+            waits.sort_unstable();
+            waits
+        };
+        let (passes, waits) = futures_util::future::join(comparing, selling).await;
+        println!(
+            "{backend:?}: {count} orders compared in {alone:?}; {passes} times more while 50 orders came,"
+        );
+        println!("which took {:?} in the middle and {:?} at most", waits[25], waits[49]);
+        assert!(waits[49] < std::time::Duration::from_secs(5), "{waits:?}");
+        fleet.running.stop().await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_comparison_is_as_guarded_as_a_batch() {
     let token = "0123456789abcdef-token";
@@ -184,6 +265,12 @@ async fn a_comparison_is_as_guarded_as_a_batch() {
     let post = |http: &reqwest::Client, body: String| send(json_body(http.post(&url), body));
     let other = post(&device.http, body("POS-US-0002", json!([]))).await;
     assert_eq!((other.status, other.slug()), (StatusCode::FORBIDDEN, "device-mismatch"));
+    let contradicts = json_body(device.http.post(&url), body(&device.id, json!([])));
+    let contradicts = send(contradicts.header("samovar-device", "POS-US-0002")).await;
+    assert_eq!(
+        (contradicts.status, contradicts.slug()),
+        (StatusCode::UNPROCESSABLE_ENTITY, "device-mismatch")
+    );
     let stranger = client(Some(&fleet.ca()), None);
     assert_eq!(post(&stranger, body(&device.id, json!([]))).await.status, StatusCode::UNAUTHORIZED);
     let plain = json_body(

@@ -101,6 +101,14 @@ conditions! {
     LedgerSalvaged = "ledger-salvaged", Warning, None, 0,
         staff { "Nothing to do here; head office has been told.", "门店无需处理；总部已收到通知。" },
         technician { "A damaged ledger was salvaged whole: check the disk; the kept file may be removed, then restart.", "损坏的账本已全部恢复：请检查磁盘；可移走保留的文件并重启。" };
+    /// The ledger's files were taken away while it was open, and brought back whole.
+    LedgerRescued = "ledger-rescued", Warning, None, 0,
+        staff { "Nothing to do here; head office has been told.", "门店无需处理；总部已收到通知。" },
+        technician { "Files of the ledger were removed, moved or replaced while the agent ran; every order was brought back. Find out who did it: sales stood still meanwhile.", "代理运行期间账本文件被删除、移动或替换；所有订单均已恢复。请查明原因：期间无法收单。" };
+    /// Orders that were acknowledged may be missing from the ledger.
+    LedgerDoubt = "ledger-doubt", Critical, None, 0,
+        staff { "Some orders of this device may be missing. Sales go on; keep the receipts and call support today.", "本机部分订单可能缺失。营业不受影响；请保留小票并于当天联系技术支持。" },
+        technician { "The ledger's journal is gone, or the ledger is an older copy: orders acknowledged last may be missing. Compare receipts with head office, then remove orders.doubt and restart.", "账本日志丢失，或账本为较早的副本：最后确认的订单可能缺失。请将小票与总部核对，然后删除 orders.doubt 并重启。" };
     /// Orders are kept whose body does not match its digest.
     OrdersDamaged = "orders-damaged", Critical, None, 0,
         staff { "An order was damaged on this device. Keep its receipt and call support with the order number.", "有订单在本机损坏。请保留小票并带订单号联系技术支持。" },
@@ -137,6 +145,10 @@ conditions! {
     NotTheOrigin = "not-the-origin", Warning, None, 0,
         staff { "The network asks for a sign-in or changes our traffic. Check whether the Wi-Fi wants a login.", "网络要求登录或篡改了通信。请检查 Wi-Fi 是否需要登录。" },
         technician { "An answer did not come from the origin (captive portal, proxy or wrong route): nothing was settled by it.", "应答并非来自源站（认证门户、代理或路由错误）：该应答未结算任何订单。" };
+    /// An origin comes and goes.
+    OriginFlapping = "origin-flapping", Warning, None, 0,
+        staff { "Nothing to do here; head office has been told.", "门店无需处理；总部已收到通知。" },
+        technician { "An origin was left three times within an hour; another one serves until it has been steady for an hour.", "某源站一小时内三次失去响应；在其稳定一小时之前由其他源站服务。" };
     /// The origin does not accept this device's identity.
     IdentityRefused = "identity-refused", Critical, None, 0,
         staff { "Orders are kept, but head office does not recognise this device. Call support.", "订单已保存，但总部不认可本机身份。请联系技术支持。" },
@@ -153,6 +165,26 @@ conditions! {
     KeyConflict = "key-conflict", Warning, None, 0,
         staff { "Two different orders came with one number. Call support with the order number.", "两张不同的订单使用了同一编号。请带订单号联系技术支持。" },
         technician { "A key was reused with other content: the till repeats its numbers; let it send Idempotency-Key.", "同一键对应不同内容：收银软件重复编号，应发送 Idempotency-Key。" };
+    /// An origin answers and takes no orders.
+    OriginTakesNoOrders = "origin-takes-no-orders", Warning, Some(Condition::OriginUnreachable), 300,
+        staff { "Orders are kept and will be sent later. Nothing to do here; head office has been told.", "订单已保存，稍后自动发送。门店无需处理；总部已收到通知。" },
+        technician { "The origin is there but has answered orders with 429 or 5xx for minutes: tell the people who run it; orders are tried again by themselves.", "源站可达，但数分钟来一直以 429 或 5xx 应答订单：请通知源站负责人；订单会自动重试。" };
+    /// The oldest pending order does not leave.
+    OrdersWaiting = "orders-waiting", Warning, Some(Condition::LineDown), 0,
+        staff { "Some orders have been waiting for long. Sales go on; head office has been told.", "部分订单等待较久。营业不受影响；总部已收到通知。" },
+        technician { "The oldest pending order has not left for 15 minutes: read its last error; if its origin never answers for it, ask there what it does with this order.", "最早的待发订单已 15 分钟未送出：请查看其最近一次错误；若源站始终不应答，请查明源站如何处理该订单。" };
+    /// Orders wait for one that was discarded.
+    OrdersStranded = "orders-stranded", Warning, None, 0,
+        staff { "A refund or change waits because its sale was discarded. Call support with the order number.", "有退款或改单因原单已作废而等待。请带订单号联系技术支持。" },
+        technician { "Orders are held for an order that was discarded and will never be settled: retry each with the device's token, or discard it.", "订单等待的原单已作废，不会再结算：请用设备令牌逐一重试或作废。" };
+    /// An origin answered both ways for one order.
+    OriginContradictsItself = "origin-contradicts-itself", Warning, None, 0,
+        staff { "Orders are kept. Nothing to do here; head office has been told.", "订单已保存。门店无需处理；总部已收到通知。" },
+        technician { "The origin gave two different answers for one order, so neither counts and the order is sent again: tell the people who run it, with the order's number.", "源站对同一订单给出两种应答，均不作数并将重发：请带订单号通知源站负责人。" };
+    /// A shadow origin judges many orders otherwise.
+    ShadowsDiffer = "shadows-differ", Info, None, 0,
+        staff { "Nothing to do here; orders are sent as usual.", "门店无需处理；订单照常发送。" },
+        technician { "A shadow origin judges many orders otherwise than their own: see the examples in the status and do not move stores there before they are explained.", "影子源站对许多订单的判断与原源站不同：请查看状态中的示例，原因查明前勿将门店切换过去。" };
     /// MQTT is not connected.
     RelayDisconnected = "relay-disconnected", Warning, Some(Condition::LineDown), 10,
         staff { "Head office cannot see this device right now. Sales go on.", "总部暂时看不到本机。营业不受影响。" },
@@ -176,7 +208,7 @@ conditions! {
     /// An origin has orders of this device that the device does not know.
     OrdersUnknownToDevice = "orders-unknown-to-device", Warning, None, 0,
         staff { "Nothing to do here; head office has been told.", "门店无需处理；总部已收到通知。" },
-        technician { "The origin has orders of this ledger that the device does not know: was the device restored from a copy? Nothing is changed.", "源站存有本机账本中不存在的订单：本机是否由备份恢复？系统未做任何改动。" };
+        technician { "The origin has orders of this ledger that the device does not know (keys in the detail). After a restore from a copy they are sales made before it: they are safe at the origin, do not enter them again. Without a restore, look for a second device with this identity. Nothing is changed.", "源站存有本机账本中不存在的订单（详情列出单号）。若本机由备份恢复，这些是恢复前的销售，源站已保存，请勿重新录入；若未恢复过，请检查是否有另一台设备使用同一身份。系统未做任何改动。" };
     /// Orders cannot be compared with an origin.
     OriginDoesNotReconcile = "origin-does-not-reconcile", Info, None, 0,
         staff { "Nothing to do here; orders are sent as usual.", "门店无需处理；订单照常发送。" },

@@ -13,6 +13,7 @@ pub mod encoding;
 pub mod ids;
 pub mod mqtt;
 pub mod orders;
+pub mod plain;
 pub mod problem;
 pub mod reconcile;
 pub mod route;

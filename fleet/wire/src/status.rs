@@ -134,6 +134,9 @@ pub struct ReconcileState {
     /// Why the last pass did not come to its end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_error: Option<String>,
+    /// Why nothing is compared, when nothing need be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_compared: Option<String>,
 }
 
 /// Who a device is.
@@ -195,6 +198,9 @@ pub struct OriginState {
     /// Last thing that went wrong.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_error: Option<String>,
+    /// It answers again, and is returned to in so many seconds if it goes on doing so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub returns_in_s: Option<u64>,
 }
 
 /// Whether an origin answers.

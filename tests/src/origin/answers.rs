@@ -128,6 +128,7 @@ async fn respond(
         }
         Behaviour::RefuseBatchWith(text) if contains(batch, text) => Ok(refusal(400, None)),
         Behaviour::StatusForBatchWith(text, status) if contains(batch, text) => Ok(refusal(*status, None)),
+        Behaviour::StallOn(text) if contains(batch, text) => std::future::pending().await,
         Behaviour::AtMost(orders) if batch.orders.len() > *orders => Ok(refusal(413, None)),
         Behaviour::WrongBatchId => Ok(settle("another-batch", results)),
         _ => Ok(settle(&batch.batch, results)),
@@ -210,15 +211,22 @@ fn one(
         Behaviour::RejectOrdersWith(text) if order.body.get().contains(text) => {
             Some(result(order, Outcome::Rejected, Some("poison")))
         }
-        Behaviour::RefuseBatchWith(text) | Behaviour::StatusForBatchWith(text, _)
+        Behaviour::QuoteOrdersWith(text) if order.body.get().contains(text) => Some(OrderResult {
+            detail: Some(format!("guest {text} is not served")),
+            ..result(order, Outcome::Rejected, Some("not-served"))
+        }),
+        Behaviour::RefuseBatchWith(text)
+        | Behaviour::StatusForBatchWith(text, _)
+        | Behaviour::StallOn(text)
             if contains(batch, text) =>
         {
             None
         }
         Behaviour::AtMost(orders) if batch.orders.len() > *orders => None,
-        Behaviour::RefuseBatchWith(_) | Behaviour::StatusForBatchWith(..) | Behaviour::AtMost(_) => {
-            Some(store.record(device, ledger, order))
-        }
+        Behaviour::RefuseBatchWith(_)
+        | Behaviour::StatusForBatchWith(..)
+        | Behaviour::StallOn(_)
+        | Behaviour::AtMost(_) => Some(store.record(device, ledger, order)),
         Behaviour::AnswerOnlyFirst if at == 0 => Some(store.record(device, ledger, order)),
         Behaviour::RetryAll { retry_after_s } => Some(OrderResult {
             retry_after_s: Some(*retry_after_s),
@@ -229,7 +237,7 @@ fn one(
     }
 }
 
-fn contains(batch: &Batch, text: &str) -> bool {
+pub(super) fn contains(batch: &Batch, text: &str) -> bool {
     batch.orders.iter().any(|order| order.body.get().contains(text))
 }
 

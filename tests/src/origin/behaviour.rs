@@ -30,10 +30,14 @@ pub enum Behaviour {
     RefuseBatchWith(&'static str),
     /// Answers this status to every batch in which a body contains this text; honest to others.
     StatusForBatchWith(&'static str, u16),
+    /// Neither records nor answers a batch in which a body contains this text; honest to others.
+    StallOn(&'static str),
     /// Answers 413 to every batch of more orders than this; honest to others.
     AtMost(usize),
     /// Answers `rejected` for orders whose body contains this text; honest to others.
     RejectOrdersWith(&'static str),
+    /// The same, and quotes the text in its words.
+    QuoteOrdersWith(&'static str),
     /// A captive portal: 200 with a page of HTML.
     Portal,
     /// 302 to another place.
@@ -108,6 +112,7 @@ impl Behaviour {
                 | Self::RepeatResults
                 | Self::ContradictItself
                 | Self::RejectOrdersWith(_)
+                | Self::QuoteOrdersWith(_)
         )
     }
 

@@ -3,7 +3,7 @@
 //! 201 recorded, 200 recorded before, 409 another content under that key, 422 refused; the other behaviours as for
 //! batches.
 
-use super::answers::{carry_out, json, misbehave, read};
+use super::answers::{carry_out, contains, json, misbehave, read};
 use super::{Behaviour, Body, World};
 use http::{Request, Response};
 use hyper::body::Incoming;
@@ -36,6 +36,11 @@ pub(super) async fn ticket(world: &World, request: Request<Incoming>) -> io::Res
     let results = carry_out(&mut world.lock(), &behaviour, &parts, &batch);
     if let Some(answer) = misbehave(&behaviour).await {
         return answer;
+    }
+    if let Behaviour::StallOn(text) = behaviour
+        && contains(&batch, text)
+    {
+        std::future::pending::<()>().await;
     }
     if behaviour == Behaviour::EmptyObject {
         return Ok(answer(200, &json!({})));

@@ -210,7 +210,14 @@ async fn a_quarantined_order_can_be_tried_again() -> Result<()> {
     shop.origin.always(Behaviour::Honest);
     let bearer = token(&shop.agent)?;
     let path = format!("/v1/orders/{id}/retry");
-    let done = shop.agent.api().send(Method::POST, &path, &[JSON, ("authorization", &bearer)], "{}").await?;
+    let headers = [JSON, ("authorization", bearer.as_str())];
+    let discard = format!("/v1/orders/{id}/discard");
+    for silent in ["{}", "", r#"{"reason":" \t"}"#] {
+        let refused = shop.agent.api().send(Method::POST, &discard, &headers, silent).await?;
+        assert_eq!((refused.status, refused.problem().as_str()), (422, "reason-required"), "{silent}");
+    }
+    let reason = r#"{"reason":"the origin was mended"}"#;
+    let done = shop.agent.api().send(Method::POST, &path, &headers, reason).await?;
     assert!((200..300).contains(&done.status), "{} {}", done.status, done.json());
     in_state(&shop.agent, &id, "settled", SOON).await?;
     exactly_these(&shop.origin, &["A-1".into()])

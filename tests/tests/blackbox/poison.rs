@@ -1,6 +1,6 @@
 //! One order among five hundred that the origin cannot take: the others pass in the same minute, and that one is found.
 
-use crate::shop::{SOON, accepted, in_state, sale, sale_with, settled};
+use crate::shop::{SOON, accepted, in_state, others_pass, place_many, sale, sale_with, settled, shop_with};
 use anyhow::{Context, Result, bail, ensure};
 use samovar_tests::origin::Seen;
 use samovar_tests::{Agent, Behaviour, LocalApi, Origin, TableBuilder, eventually};
@@ -142,5 +142,20 @@ async fn an_order_that_breaks_the_origin_is_not_quarantined_and_the_others_pass(
     // The origin is mended.
     story.origin.behave();
     in_state(&story.agent, &story.poison, "settled", A_MINUTE + SOON).await?;
+    Ok(())
+}
+
+/// One order that is more than the origin can digest: it is waited for beside the others, which do not notice.
+#[tokio::test]
+async fn new_orders_pass_one_that_the_origin_never_answers() -> Result<()> {
+    const TIME_OUT: Duration = Duration::from_secs(5);
+    let shop = shop_with(|setup| setup.set("origin.request_timeout_ms=5000")).await?;
+    shop.origin.always(Behaviour::StallOn("poison"));
+    accepted(shop.agent.api(), &sale_with("bad", &json!({ "note": "poison" }))).await?;
+    let neighbours = place_many(shop.agent.api(), "with", 30).await?;
+    others_pass(&shop, "bad", TIME_OUT).await?;
+    ensure!(neighbours.iter().all(|key| shop.origin.holds(key)), "neighbours wait");
+    shop.origin.behave();
+    in_state(&shop.agent, "bad", "settled", A_MINUTE + SOON).await?;
     Ok(())
 }

@@ -1,10 +1,11 @@
 //! The line comes back: it is noticed at once, a new order goes first, and the old ones follow.
 
 use crate::shop::{
-    AFTER_RETRY, SOON, accepted, exactly_these, place_many, sale, sale_with, settled, shop, token,
+    AFTER_RETRY, SOON, accepted, condition, exactly_these, place_many, sale, sale_with, settled, shop, token,
 };
 use anyhow::{Context, Result, ensure};
 use http::Method;
+use samovar_tests::origin::Behaviour;
 use samovar_tests::{Agent, Origin, Proxy, TableBuilder, clock, eventually};
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -131,4 +132,65 @@ async fn a_bound_order_is_released_only_with_the_token_and_a_reason() -> Result<
     ensure!(done.status == 200 && done.json()["history"].to_string().contains("release"), "{}", done.json());
     shop.origin.restart().await?;
     settled(&shop.agent, 1, AFTER_RETRY).await
+}
+
+/// A balancer answers 503 to everything for an origin that is down.
+#[tokio::test]
+async fn an_origin_that_is_there_and_unhealthy_is_noticed_soon_when_it_is_well_again() -> Result<()> {
+    let shop = shop().await?;
+    let mut keys = place_many(shop.agent.api(), "before", 3).await?;
+    settled(&shop.agent, 3, SOON).await?;
+    shop.origin.always(Behaviour::status(503));
+    shop.origin.set_healthy(false);
+    keys.extend(place_many(shop.agent.api(), "during", 20).await?);
+    far_from_the_next_try(&shop.agent, FAR).await?;
+    accepted(shop.agent.api(), &sale("new")).await?;
+    keys.push("new".into());
+    shop.origin.set_healthy(true);
+    shop.origin.behave();
+    let back = clock::now();
+    eventually("the new order is at the origin", SOON, async || shop.origin.holds("new").then_some(()))
+        .await?;
+    let took = back.elapsed();
+    eprintln!("the first order arrived {took:?} after the origin was well again");
+    ensure!(took < Duration::from_secs(5), "it took {took:?}\n{}", shop.agent.last_words());
+    settled(&shop.agent, 24, AFTER_RETRY).await?;
+    exactly_these(&shop.origin, &keys)
+}
+
+#[tokio::test]
+async fn a_refund_whose_sale_was_discarded_calls_for_a_person_until_it_has_gone() -> Result<()> {
+    let mut shop = shop().await?;
+    shop.origin.stop().await;
+    let sale = accepted(shop.agent.api(), &sale("S-1")).await?;
+    let refund = sale_with("R-1", &json!({ "kind": "refund", "depends_on": "S-1" }));
+    let refund = accepted(shop.agent.api(), &refund).await?;
+    discard(&shop.agent, &sale).await?;
+    let told = condition(&shop.agent, "orders-stranded", true, AFTER_RETRY).await?;
+    ensure!(told.contains("1 order held"), "{told}");
+    discard(&shop.agent, &refund).await?;
+    condition(&shop.agent, "orders-stranded", false, AFTER_RETRY).await?;
+    Ok(())
+}
+
+async fn discard(agent: &Agent, id: &str) -> Result<()> {
+    let (reason, bearer) = (json!({ "reason": "seen by Ann" }).to_string(), token(agent)?);
+    let headers = [("content-type", "application/json"), ("authorization", bearer.as_str())];
+    let answer =
+        agent.api().send(Method::POST, &format!("/v1/orders/{id}/discard"), &headers, reason).await?;
+    ensure!(answer.status == 200, "{}", answer.json());
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_origin_that_contradicts_itself_is_told_until_it_has_made_up_its_mind() -> Result<()> {
+    let shop = shop().await?;
+    shop.origin.always(Behaviour::ContradictItself);
+    accepted(shop.agent.api(), &sale("A-1")).await?;
+    let told = condition(&shop.agent, "origin-contradicts-itself", true, AFTER_RETRY).await?;
+    ensure!(told.contains("us-west"), "{told}");
+    shop.origin.behave();
+    settled(&shop.agent, 1, AFTER_RETRY).await?;
+    condition(&shop.agent, "origin-contradicts-itself", false, AFTER_RETRY).await?;
+    Ok(())
 }

@@ -9,7 +9,8 @@ use http::Method;
 use samovar_tests::agent::Setup;
 use samovar_tests::origin::Behaviour;
 use samovar_tests::table::ENVIRONMENT;
-use samovar_tests::{Agent, Broker, HeadOffice, Origin, TableBuilder, eventually};
+use samovar_tests::{Agent, Broker, Fleet, HeadOffice, LocalApi, Origin, TableBuilder, eventually};
+use samovar_wire::encoding::{hex, sha256};
 use serde_json::{Value, json};
 
 struct Shadowed {
@@ -93,6 +94,72 @@ async fn copies_are_compared_and_differences_told_with_examples() -> Result<()> 
     .await?;
     assert!(event.data["different"].as_u64() >= Some(1), "{}", event.data);
     assert_eq!(event.data["examples"][0]["shadow"], "us-next", "{}", event.data);
+    Ok(())
+}
+
+const TOKEN: &str = "a-token-of-the-tests";
+
+/// The fleet's server as an origin.
+async fn intake(origin: &str) -> Result<Fleet> {
+    let tokens = format!("intake.tokens=[\"{TOKEN}\"]");
+    Fleet::setup().broker("none").set(tokens).set(format!("intake.origin={origin}")).start().await
+}
+
+/// What an intake has from the time before: another content under this key of the till.
+async fn occupied(fleet: &Fleet, key: &str) -> Result<()> {
+    let body = "{\"of\":\"another time\"}";
+    let batch = format!(
+        "{{\"batch\":\"before\",\"orders\":[{{\"id\":\"before\",\"key\":\"{key}\",\"sha256\":\"{}\",\"order_no\":\"{key}\",\
+         \"seq\":1,\"udl\":\"US\",\"accepted_at\":\"2026-11-20T00:00:00.000Z\",\"body\":{body}}}]}}",
+        hex(&sha256(body.as_bytes()))
+    );
+    let token = format!("Bearer {TOKEN}");
+    let headers = [
+        ("content-type", "application/json"),
+        ("authorization", &*token),
+        ("samovar-device", "POS-US-0001"),
+        ("samovar-ledger", "before"),
+        ("udl", "US"),
+    ];
+    let api = LocalApi::new(fleet.url()?)?;
+    let answer = api.send(Method::POST, "/v1/orders:batch", &headers, batch).await?;
+    anyhow::ensure!(answer.json()["results"][0]["status"] == "settled", "{}", answer.json());
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_real_intake_judges_copies_and_records_none() -> Result<()> {
+    let (main, next) = tokio::try_join!(intake("us-west"), intake("us-next"))?;
+    occupied(&next, "S-0007").await?;
+    let address = |fleet: &Fleet| -> Result<std::net::SocketAddr> {
+        fleet.url()?.trim_start_matches("http://").parse().context("the fleet's address")
+    };
+    let rule = json!({ "country": "US", "service": "orders", "origin": "us-next", "basis_points": 10_000 });
+    let table = TableBuilder::new()?
+        .origin("us-west", address(&main)?)
+        .origin("us-next", address(&next)?)
+        .with("/shadow", json!([rule]))?
+        .with("/fallback/candidates", json!(["us-west"]))?;
+    let agent = Agent::setup().table(&table).set(&format!("origin.token={TOKEN}")).start().await?;
+    let keys = place_many(agent.api(), "S", 40).await?;
+    settled(&agent, 40, AFTER_RETRY).await?;
+    counted(&agent, "same", 39).await?;
+    let report = counted(&agent, "different", 1).await?;
+    let example = &report["examples"][0];
+    assert_eq!((&example["key"], &example["shadow"]), (&json!("S-0007"), &json!("us-next")), "{report}");
+    assert_eq!(example["answer"], json!({ "status": "settled" }), "{report}");
+    assert_eq!(example["shadow_answer"]["status"], "conflict", "{report}");
+
+    let mut held: Vec<String> = main.orders().await?.into_iter().map(|order| order.key).collect();
+    held.sort_unstable();
+    assert_eq!(held, keys);
+    let there: Vec<String> = next.orders().await?.into_iter().map(|order| order.key).collect();
+    assert_eq!(there, ["S-0007"], "what it had before, and none of the copies");
+    let metrics = next.ask(Method::GET, "/metrics", None).await?;
+    let metrics = String::from_utf8_lossy(&metrics.body).into_owned();
+    assert!(metrics.contains("samovar_fleet_shadow_orders_total{status=\"settled\"} 39"), "{metrics}");
+    let audit = next.get("/api/v1/audit").await?;
+    assert!(!audit.to_string().contains("order.conflict"), "a copy raises no alarm: {audit}");
     Ok(())
 }
 

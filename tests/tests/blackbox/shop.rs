@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, ensure};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use samovar_tests::agent::Setup;
-use samovar_tests::{Agent, LocalApi, Origin, TableBuilder, eventually};
+use samovar_tests::{Agent, LocalApi, Origin, TableBuilder, clock, eventually};
 use serde_json::{Value, json};
 use std::time::Duration;
 
@@ -90,6 +90,35 @@ pub(crate) async fn settled(agent: &Agent, count: u64, deadline: Duration) -> Re
             Err(error.context(format!("{summary:?} {conditions:?}\n{}", agent.last_words())))
         }
     }
+}
+
+/// New orders are at the origin within two seconds while the one whose key this is gets no answer and is sent again, ever
+/// more seldom.
+pub(crate) async fn others_pass(shop: &Shop, hanging: &str, time_out: Duration) -> Result<()> {
+    let tries = || -> Vec<_> {
+        let requests = shop.origin.requests();
+        let with = requests.iter().filter(|seen| seen.keys.iter().any(|key| key == hanging));
+        with.map(|seen| seen.at).collect()
+    };
+    eventually("it is sent again", 4 * time_out, async || (tries().len() > 1).then_some(())).await?;
+    let (mut sold, mut slowest) = (0, Duration::ZERO);
+    while tries().len() < 5 {
+        sold += 1;
+        let (key, placed) = (format!("new-{sold}"), clock::now());
+        accepted(shop.agent.api(), &sale(&key)).await?;
+        eventually(&key, SOON, async || shop.origin.holds(&key).then_some(())).await?;
+        slowest = slowest.max(placed.elapsed());
+        ensure!(slowest < Duration::from_secs(2), "{key} took {slowest:?}\n{}", shop.agent.last_words());
+        ensure!(sold < 600, "it is not sent again: {:?}", tries());
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    let gaps: Vec<Duration> = tries().windows(2).map(|two| two[1] - two[0]).skip(1).collect();
+    eprintln!("{sold} new orders, the slowest took {slowest:?}; the other was sent again after {gaps:?}");
+    ensure!(gaps.is_sorted() && gaps[0] >= time_out, "{gaps:?}");
+    let (record, summary) = (shop.agent.api().order(hanging).await?, shop.agent.api().summary().await?);
+    ensure!(["pending", "sending"].contains(&record["state"].as_str().unwrap_or_default()), "{record}");
+    ensure!(summary.quarantined == 0 && summary.pending <= 2, "{summary:?}");
+    Ok(())
 }
 
 /// Waits until an order is in a state; gives its record.

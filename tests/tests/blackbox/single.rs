@@ -1,8 +1,8 @@
 //! Single mode: an origin with an API of its own, one request per order (contracts §2), and compressed batches.
 
 use crate::shop::{
-    AFTER_RETRY, SOON, Shop, accepted, condition, exactly_these, in_state, place_many, sale, sale_with,
-    settled, shop_with,
+    AFTER_RETRY, SOON, Shop, accepted, condition, exactly_these, in_state, others_pass, place_many, sale,
+    sale_with, settled, shop_with,
 };
 use anyhow::Result;
 use samovar_tests::origin::Behaviour;
@@ -160,4 +160,16 @@ async fn at_most_four_orders_are_bound_to_an_origin_that_does_not_answer() -> Re
     assert!((1..=5).contains(&bound), "{bound} orders are bound");
     shop.origin.always(Behaviour::Honest);
     settled(&shop.agent, 40, AFTER_RETRY).await
+}
+
+#[tokio::test]
+async fn new_orders_pass_one_that_the_origin_never_answers_one_by_one_too() -> Result<()> {
+    let shop = ticket_shop("").await?;
+    shop.origin.always(Behaviour::StallOn("spoiled"));
+    accepted(shop.agent.api(), &sale_with("bad", &json!({ "note": "spoiled" }))).await?;
+    place_many(shop.agent.api(), "with", 10).await?;
+    others_pass(&shop, "bad", Duration::from_secs(2)).await?;
+    shop.origin.behave();
+    in_state(&shop.agent, "bad", "settled", AFTER_RETRY).await?;
+    Ok(())
 }

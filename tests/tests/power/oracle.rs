@@ -69,6 +69,10 @@ pub(crate) async fn examine_open(
     if let (Some(told), true) = (aside, model.opened_at.is_some_and(|opened| opened <= cut)) {
         finding.wrong(format!("the ledger was set aside: {told}"));
     }
+    // A cut takes no journal away.
+    if let Some(told) = ledger.storage().borrow().doubt.clone() {
+        finding.wrong(format!("a doubt was raised: {told}"));
+    }
     let backlog = ledger.backlog().borrow().clone();
     let records = match all(ledger).await {
         Ok(records) => records,

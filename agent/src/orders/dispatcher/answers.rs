@@ -1,9 +1,10 @@
-//! What an origin's answer means for the lane, the windows and the ledger. Pure.
+//! What an origin's answer to a batch means for the lane, the windows and the ledger. Pure.
 
+use super::aside::{TIME_TO_LOOK, refused};
 use super::lane::{Cause, Lane};
 use super::model::{Action, Sending};
 use super::queue::Queue;
-use super::{Dispatcher, Pause};
+use super::{Dispatcher, Ends, Pause};
 use crate::clock::Mono;
 use crate::orders::backoff::Backoff;
 use crate::orders::ledger::{CONFLICT, Change, ChangeTo, Group, Head, Hold};
@@ -24,7 +25,18 @@ impl Dispatcher {
         now: Mono,
         random: u32,
     ) -> Vec<Action> {
-        let changes = self.taken_in(sent, outcome, now, random);
+        let was_closed = self.lane(&sent.origin).is_closed();
+        let changes = if sent.aside {
+            self.aside_taken_in(sent, outcome, now, random)
+        } else {
+            self.taken_in(sent, outcome, now, random)
+        };
+        if !was_closed && self.lane(&sent.origin).is_closed() {
+            // What failed as a probe waited for the origin, and that is there.
+            self.end_waits(&[Ends::Answer(sent.origin.clone())], now);
+        }
+        let over = changes.iter().filter(|change| is_final(&change.to)).map(|change| change.seq);
+        self.lane(&sent.origin).forget(over);
         self.in_flight.extend(changes.iter().filter(|change| is_final(&change.to)).map(|change| change.seq));
         let record = (!changes.is_empty()).then_some(Action::Record(changes));
         self.next_turn(&sent.origin, now).into_iter().chain(record).collect()
@@ -61,12 +73,21 @@ impl Dispatcher {
             }
             BatchOutcome::Unreachable(detail) | BatchOutcome::NotTheOrigin(detail) => {
                 let counts = self.failed(sent, Cause::NoAnswer, None, now, random);
-                self.give_back(sent, counts, Some(&sent.origin), now, random);
+                self.give_back(sent, counts, now, random);
                 changes.extend(each(sent, |_| ChangeTo::Failed(detail.clone())));
             }
-            BatchOutcome::Busy { detail, retry_after, .. } => {
-                self.failed(sent, Cause::Busy, *retry_after, now, random);
-                self.give_back(sent, true, None, now, random);
+            BatchOutcome::Stalled(detail) => {
+                let counts = self.failed(sent, Cause::NoAnswer, Some(TIME_TO_LOOK), now, random);
+                if counts {
+                    self.lane(&sent.origin).doubt(&sent.heads);
+                }
+                self.give_back(sent, counts, now, random);
+                changes.extend(each(sent, |_| ChangeTo::Failed(detail.clone())));
+            }
+            BatchOutcome::Busy { failing, detail, retry_after } => {
+                let cause = if *failing { Cause::Failing } else { Cause::Busy };
+                self.failed(sent, cause, *retry_after, now, random);
+                self.give_back(sent, true, now, random);
                 changes.extend(each(sent, |_| ChangeTo::Failed(detail.clone())));
             }
             BatchOutcome::IdentityRefused(detail) => {
@@ -76,10 +97,7 @@ impl Dispatcher {
             BatchOutcome::TooLarge(detail) | BatchOutcome::BatchRefused(detail) => {
                 let too_large = matches!(outcome, BatchOutcome::TooLarge(_));
                 if self.lane(&sent.origin).refused(&sent.country, &sent.heads, too_large, now) {
-                    changes.extend(each(sent, |_| ChangeTo::Quarantined {
-                        why: if too_large { "too-large" } else { "rejected" }.into(),
-                        detail: detail.clone(),
-                    }));
+                    changes.extend(each(sent, |_| refused(too_large, detail)));
                 } else {
                     // They are on their way still, in halves.
                     self.in_flight.extend(sent.heads.iter().map(|head| head.seq));
@@ -119,7 +137,7 @@ impl Dispatcher {
             return Vec::new();
         }
         for head in &sent.heads {
-            self.put_back(sent, head.clone(), now, now, None);
+            self.put_back(sent, head.clone(), now, now, Ends::Never);
         }
         let changes: Vec<Change> = each(sent, |_| ChangeTo::Withdrawn).collect();
         if changes.is_empty() { Vec::new() } else { vec![Action::Record(changes)] }
@@ -131,18 +149,18 @@ impl Dispatcher {
     }
 
     /// Opens the lane. What has come until now is backlog from now on, wherever it waits for this origin.
-    fn failed(
+    pub(super) fn failed(
         &mut self,
         sent: &Sending,
         cause: Cause,
-        retry_after: Option<Duration>,
+        least: Option<Duration>,
         now: Mono,
         random: u32,
     ) -> bool {
         let newest = self.newest.unwrap_or(0);
         let lane = self.lane(&sent.origin);
         lane.country = Some(sent.country.clone());
-        if !lane.failed(cause, retry_after, now, random) {
+        if !lane.failed(cause, least, now, random) {
             return false;
         }
         lane.boundary = newest;
@@ -155,7 +173,7 @@ impl Dispatcher {
         true
     }
 
-    fn judged(
+    pub(super) fn judged(
         &mut self,
         sent: &Sending,
         head: &Head,
@@ -171,7 +189,7 @@ impl Dispatcher {
             },
             OrderVerdict::Retry(wait, detail) => {
                 let wait = wait.unwrap_or_else(|| alone(head, random));
-                self.put_back(sent, sent_once_more(head), now, now.plus(wait), None);
+                self.put_back(sent, sent_once_more(head), now, now.plus(wait), Ends::Never);
                 ChangeTo::Failed(detail.clone())
             }
         }
@@ -179,33 +197,19 @@ impl Dispatcher {
 
     /// A batch that failed comes back at once, to be probed order by order. A single order that failed waits by itself,
     /// longer each time, so that one that breaks the origin does not stand before all others for ever.
-    fn give_back(
-        &mut self,
-        sent: &Sending,
-        counts: bool,
-        unanswered_by: Option<&OriginId>,
-        now: Mono,
-        random: u32,
-    ) {
+    fn give_back(&mut self, sent: &Sending, counts: bool, now: Mono, random: u32) {
         let alone_and_counted = sent.heads.len() == 1 && counts;
         for head in &sent.heads {
             let ready_at = if alone_and_counted { now.plus(alone(head, random)) } else { now };
-            self.put_back(sent, sent_once_more(head), now, ready_at, unanswered_by);
+            self.put_back(sent, sent_once_more(head), now, ready_at, Ends::Answer(sent.origin.clone()));
         }
     }
 
     /// What was prepared is bound now, so it goes into the window of its origin; or, when that window has not been read
     /// so far, it is read in its turn.
-    fn put_back(
-        &mut self,
-        sent: &Sending,
-        head: Head,
-        now: Mono,
-        ready_at: Mono,
-        unanswered_by: Option<&OriginId>,
-    ) {
+    pub(super) fn put_back(&mut self, sent: &Sending, head: Head, now: Mono, ready_at: Mono, ends: Ends) {
         if ready_at > now {
-            let pause = Pause { until: ready_at, unanswered_by: unanswered_by.cloned() };
+            let pause = Pause { until: ready_at, ends };
             self.pauses.insert(head.seq, pause);
         }
         let group = Group { origin: Some(sent.origin.clone()), udl: sent.country.clone() };
@@ -215,7 +219,7 @@ impl Dispatcher {
     }
 }
 
-fn sent_once_more(head: &Head) -> Head {
+pub(super) fn sent_once_more(head: &Head) -> Head {
     Head { attempts: head.attempts.saturating_add(1), ..head.clone() }
 }
 
@@ -226,7 +230,7 @@ const fn is_final(to: &ChangeTo) -> bool {
 
 /// The wait of an order that failed by itself. At least half of the ceiling: a probe of the next order must fit in
 /// before it comes again.
-fn alone(head: &Head, random: u32) -> Duration {
+pub(super) fn alone(head: &Head, random: u32) -> Duration {
     ORDER_BACKOFF.wait(head.attempts + 1, u32::MAX / 2 + random / 2)
 }
 

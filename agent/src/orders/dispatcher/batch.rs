@@ -1,15 +1,11 @@
 //! Which of the orders that may go to one origin are in the next batch. Pure.
 //!
 //! Live orders take at most three quarters of a batch while backlog waits, so that neither starves; after three
-//! batches without backlog the next one begins with the backlog. An order that failed again and again travels alone,
-//! so that it cannot take others down with it.
+//! batches without backlog the next one begins with the backlog.
 
 use super::lane::Lane;
 use crate::orders::ledger::Head;
 use std::collections::HashSet;
-
-/// An order that failed so often travels alone.
-const ALONE_AFTER: u32 = 3;
 
 /// The orders of one group that may go to one origin now.
 #[derive(Debug, Default)]
@@ -26,9 +22,7 @@ impl<'a> Choice<'a> {
     /// Whether more offers of a kind change nothing.
     pub(super) fn has_enough(&self, live: bool, lane: &Lane) -> bool {
         let offers = if live { &self.live } else { &self.backlog };
-        // Those that travel alone are passed over once the batch is begun.
-        offers.iter().filter(|head| head.attempts < ALONE_AFTER).count() >= lane.max_orders()
-            || offers.first().is_some_and(|head| head.attempts >= ALONE_AFTER)
+        offers.len() >= lane.max_orders()
     }
 
     pub(super) const fn has_live(&self) -> bool {
@@ -45,7 +39,7 @@ impl<'a> Choice<'a> {
         batch.fill(first, share);
         batch.fill(second, most);
         batch.fill(first, most);
-        batch.full = !batch.closed && (batch.full || batch.seqs.len() >= most);
+        batch.full |= batch.seqs.len() >= most;
         batch.live = self.live.iter().any(|head| batch.seqs.contains(&head.seq));
         batch.backlog = self.backlog.iter().any(|head| batch.seqs.contains(&head.seq));
         batch
@@ -64,25 +58,19 @@ pub(super) struct Batch {
     pub(super) full: bool,
     bytes: u64,
     max_bytes: u64,
-    closed: bool,
 }
 
 impl Batch {
     fn fill(&mut self, heads: &[&Head], up_to: usize) {
         for head in heads {
-            if self.closed || self.seqs.len() >= up_to {
+            if self.seqs.len() >= up_to {
                 return;
             }
             if self.seqs.contains(&head.seq) {
                 continue;
             }
             let bytes = u64::from(head.bytes);
-            let alone = head.attempts >= ALONE_AFTER;
-            if self.seqs.is_empty() {
-                self.closed = alone;
-            } else if alone {
-                continue;
-            } else if self.bytes + bytes > self.max_bytes {
+            if !self.seqs.is_empty() && self.bytes + bytes > self.max_bytes {
                 // The next kind may still have a small one.
                 self.full = true;
                 return;

@@ -58,7 +58,8 @@ impl<'a> Desk<'a, '_> {
                 Route::Hold(why) => self.held.push((head.seq, why)),
                 Route::To(origin) => {
                     let lane = lanes.entry(origin.clone()).or_insert_with(|| Lane::new(limits));
-                    if !pass.allows(lane) || !(live || lane.ready_for_backlog(now)) {
+                    let elsewhere = lane.sends_aside() && lane.isolates(head);
+                    if elsewhere || !pass.allows(lane) || !(live || lane.ready_for_backlog(now)) {
                         continue;
                     }
                     let choice = self.choices.entry(origin).or_default();

@@ -25,12 +25,14 @@
 //!
 //! It costs that one batch more is bound to an origin that dies, and that a live order may wait for two batches. So it
 //! is done only at full speed: with full batches, each answered within half a second.
+//!
+//! While the origin is well, orders that may be at fault themselves go one by one beside the batches (see `aside`).
 
 use crate::clock::Mono;
 use crate::orders::backoff::Backoff;
 use crate::orders::ledger::Head;
 use samovar_wire::Country;
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::time::Duration;
 
 /// Waits between batches after a failure.
@@ -43,6 +45,14 @@ const LEAST_BYTES: u64 = 4 * 1024;
 const TARGET: Duration = Duration::from_secs(2);
 /// While batches are answered so quickly, the next one is prepared meanwhile.
 const QUICK: Duration = Duration::from_millis(500);
+/// An order that was sent so often in vain goes beside the others.
+const ALONE_AFTER: u32 = 3;
+/// Orders under way beside the batches: while one hangs, another may turn out to be innocent.
+const MOST_ASIDE: u8 = 2;
+/// Orders that are remembered as doubted. Beyond that all are forgotten: no single one of so many is the culprit.
+const MOST_DOUBTED: usize = 2_048;
+/// So many failures in a row are laid on single orders when the origin says that it is well.
+const BELIEVED: u32 = 3;
 /// Batches without backlog, while some waits, before one that begins with it.
 const LIVE_IN_A_ROW: u8 = 3;
 
@@ -60,8 +70,10 @@ pub struct Limits {
 pub enum Cause {
     /// Nobody answers there, or somebody who is not the origin.
     NoAnswer,
-    /// It asked for patience, or failed.
+    /// It asked for patience.
     Busy,
+    /// It failed.
+    Failing,
     /// It does not accept who we are.
     Identity,
 }
@@ -105,6 +117,8 @@ pub(super) struct Lane {
     heard: bool,
     /// The line came back while a batch from before was under way: live orders may go then.
     resume_at: Option<Mono>,
+    /// The origin asked to be left alone until then.
+    asked_until: Mono,
     /// The backlog may go from then on.
     backlog_from: Mono,
     /// What had come when the origin last failed.
@@ -118,6 +132,10 @@ pub(super) struct Lane {
     live_in_a_row: u8,
     suspects: VecDeque<(Country, Vec<Head>)>,
     live_before_suspects: bool,
+    /// So many orders are under way beside the batches.
+    aside: u8,
+    /// Orders of batches that were never answered.
+    doubted: HashSet<u64>,
 }
 
 impl Lane {
@@ -133,6 +151,7 @@ impl Lane {
             down_since: None,
             heard: false,
             resume_at: None,
+            asked_until: Mono::default(),
             backlog_from: Mono::default(),
             boundary: 0,
             country: None,
@@ -142,6 +161,8 @@ impl Lane {
             live_in_a_row: 0,
             suspects: VecDeque::new(),
             live_before_suspects: false,
+            aside: 0,
+            doubted: HashSet::new(),
         }
     }
 
@@ -270,18 +291,13 @@ impl Lane {
         self.failures = 0;
         self.down_since = None;
         self.resume_at = None;
+        self.asked_until = Mono::default();
         self.become_(LaneState::Closed, now);
     }
 
-    /// After a failure the lane is open. False when the batch failed only because it was sent before the line came
-    /// back; that says nothing new.
-    pub(super) fn failed(
-        &mut self,
-        cause: Cause,
-        retry_after: Option<Duration>,
-        now: Mono,
-        random: u32,
-    ) -> bool {
+    /// After a failure the lane is open, for `least` at least. False when the batch failed only because it was sent
+    /// before the line came back; that says nothing new.
+    pub(super) fn failed(&mut self, cause: Cause, least: Option<Duration>, now: Mono, random: u32) -> bool {
         self.sent_at = None;
         if let Some(until) = self.resume_at.take().filter(|_| cause == Cause::NoAnswer) {
             self.become_(LaneState::Open { until, cause }, now);
@@ -293,11 +309,13 @@ impl Lane {
         (self.quickest, self.took) = (Duration::MAX, Duration::MAX);
         let wait = match cause {
             Cause::Identity => identity_wait(random),
-            Cause::NoAnswer | Cause::Busy => {
-                let own = BACKOFF.wait(self.failures, random);
-                retry_after.map_or(own, |asked| asked.max(own))
+            Cause::NoAnswer | Cause::Busy | Cause::Failing => {
+                BACKOFF.wait(self.failures, random).max(least.unwrap_or_default())
             }
         };
+        if let (Cause::Busy | Cause::Failing, Some(asked)) = (cause, least) {
+            self.asked_until = now.plus(asked);
+        }
         self.become_(LaneState::Open { until: now.plus(wait), cause }, now);
         true
     }
@@ -309,24 +327,30 @@ impl Lane {
         }
     }
 
-    /// Since when nobody answers there; `None` when that is not so, or somebody was heard since.
-    pub(super) fn silent_since(&self) -> Option<Mono> {
-        let silent = matches!(
-            self.state,
-            LaneState::Open { cause: Cause::NoAnswer, .. } | LaneState::HalfOpen { cause: Cause::NoAnswer }
-        );
-        self.down_since.filter(|_| silent && !self.heard)
+    /// Since when it fails or does not answer, if a look at it may help; `None` also when it was heard since.
+    pub(super) fn silent_since(&self, now: Mono) -> Option<Mono> {
+        let silent = matches!(self.cause(), Some(Cause::NoAnswer | Cause::Failing));
+        self.down_since.filter(|_| silent && !self.heard && self.asked_until <= now)
+    }
+
+    const fn cause(&self) -> Option<Cause> {
+        match self.state {
+            LaneState::Closed => None,
+            LaneState::Open { cause, .. } | LaneState::HalfOpen { cause } => Some(cause),
+        }
     }
 
     /// The origin was heard. True when a batch is under way that was sent before `line_up`: it may hang for long on a
     /// connection that is dead, and should be given up.
     pub(super) fn heard(&mut self, line_up: Mono, live_at: Mono, backlog_from: Mono, now: Mono) -> bool {
-        if self.silent_since().is_none() {
+        if self.silent_since(now).is_none() {
             return false;
         }
         (self.heard, self.failures, self.backlog_from) = (true, 0, backlog_from);
+        // That it was away explains what was not answered.
+        self.doubted.clear();
         if let Some(sent_at) = self.sent_at {
-            let from_before = sent_at < line_up;
+            let from_before = sent_at < line_up && self.cause() == Some(Cause::NoAnswer);
             self.resume_at = from_before.then_some(live_at);
             return from_before;
         }
@@ -334,6 +358,81 @@ impl Lane {
             self.become_(LaneState::Open { until: until.min(live_at), cause }, now);
         }
         false
+    }
+
+    /// The origin says that it is well, and nothing says that it was not all along. So the batch is to blame for what
+    /// failed, and others may go; but when one after the other fails, the word is believed no longer.
+    pub(super) fn well(&mut self, now: Mono) {
+        let Some(cause) = self.cause().filter(|_| self.silent_since(now).is_some()) else { return };
+        self.heard = self.failures <= BELIEVED;
+        let over = self.heard || cause == Cause::Failing;
+        if over && matches!(self.state, LaneState::Open { .. }) {
+            self.become_(LaneState::Open { until: now, cause }, now);
+        }
+    }
+
+    /// Whether orders that may be at fault themselves go beside the batches: only while nothing is wrong with the
+    /// origin. Otherwise they are probes like any other.
+    pub(super) fn sends_aside(&self) -> bool {
+        match self.state {
+            LaneState::Closed => true,
+            LaneState::HalfOpen { cause: Cause::NoAnswer | Cause::Failing } => self.heard,
+            _ => false,
+        }
+    }
+
+    /// The order may be at fault itself.
+    pub(super) fn isolates(&self, head: &Head) -> bool {
+        head.attempts >= ALONE_AFTER || self.doubts(head.seq)
+    }
+
+    pub(super) fn doubts(&self, seq: u64) -> bool {
+        self.doubted.contains(&seq)
+    }
+
+    /// One of these orders may be the reason why none was answered.
+    pub(super) fn doubt(&mut self, heads: &[Head]) {
+        if self.doubted.len() + heads.len() > MOST_DOUBTED {
+            self.doubted.clear();
+        }
+        self.doubted.extend(heads.iter().map(|head| head.seq));
+    }
+
+    /// These orders are over.
+    pub(super) fn forget(&mut self, seqs: impl IntoIterator<Item = u64>) {
+        for seq in seqs {
+            self.doubted.remove(&seq);
+        }
+    }
+
+    pub(super) fn ready_aside(&self, now: Mono) -> bool {
+        self.aside < MOST_ASIDE && self.sends_aside() && self.ready_for_backlog(now)
+    }
+
+    pub(super) const fn started_aside(&mut self) {
+        self.aside += 1;
+    }
+
+    pub(super) const fn ended_aside(&mut self) {
+        self.aside = self.aside.saturating_sub(1);
+    }
+
+    /// The next failure does not count, unless it is the first.
+    pub(super) const fn count_once_less(&mut self) {
+        self.failures = self.failures.saturating_sub(1);
+    }
+
+    /// The origin answered for an order that went aside.
+    pub(super) fn answered_aside(&mut self, now: Mono) {
+        if self.hears_aside() {
+            self.answered(now);
+        }
+    }
+
+    /// Whether what an order meets aside moves the lane: not while a batch is under way, whose answer says more, and
+    /// not while it is open, or a wait that was asked for, or at whose end held orders are freed, would be forgotten.
+    pub(super) const fn hears_aside(&self) -> bool {
+        !self.is_busy() && !matches!(self.state, LaneState::Open { .. })
     }
 
     /// A batch was refused as a whole. True when it was a single order, which is then the culprit; else it will be
@@ -369,10 +468,11 @@ impl Lane {
         Some((country, heads))
     }
 
-    /// When waiting ends; `None` while an answer is awaited.
-    pub(super) fn wakes_at(&self) -> Option<Mono> {
+    /// When waiting ends, or looking for the origin may begin; `None` while an answer is awaited.
+    pub(super) fn wakes_at(&self, now: Mono) -> Option<Mono> {
         match self.state {
             _ if self.sent_at.is_some() => None,
+            LaneState::Open { .. } if self.asked_until > now => Some(self.asked_until),
             LaneState::Open { until, .. } => Some(until),
             _ => Some(self.backlog_from),
         }

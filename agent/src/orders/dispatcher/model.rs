@@ -36,7 +36,7 @@ pub enum Action {
         /// Which part of it.
         page: Page,
     },
-    /// Bind these orders, send them, and hand the outcome to [`super::Dispatcher::answered`].
+    /// Bind these orders, send them (beside everything else when they are to go aside), and hand the outcome to [`super::Dispatcher::answered`].
     Send(Sending),
     /// Bind these orders, and keep them until `Go` or `Withdraw` is said of their origin.
     Prepare(Sending),
@@ -59,4 +59,6 @@ pub struct Sending {
     pub country: Country,
     /// These orders, ascending.
     pub heads: Vec<Head>,
+    /// Beside the batches of this origin, and not in turn with them.
+    pub aside: bool,
 }

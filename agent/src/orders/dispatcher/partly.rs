@@ -18,11 +18,18 @@ impl Dispatcher {
         let part = |answered: bool| {
             let heads = sent.heads.iter().zip(verdicts).filter(|(_, verdict)| verdict.is_some() == answered);
             let heads = heads.map(|(head, _)| head.clone()).collect();
-            Sending { origin: sent.origin.clone(), country: sent.country.clone(), heads }
+            Sending { origin: sent.origin.clone(), country: sent.country.clone(), heads, aside: sent.aside }
         };
         let answers = BatchOutcome::Answered(verdicts.iter().flatten().cloned().collect());
         let mut changes = self.taken_in(&part(true), &answers, now, random);
-        changes.extend(self.taken_in(&part(false), others, now, random));
+        let rest = part(false);
+        changes.extend(match others {
+            // It answers the others, so it is there: the fault is with these.
+            BatchOutcome::Stalled(detail) if self.lane(&sent.origin).is_closed() => {
+                self.stalled_alone(&rest, detail, now, random)
+            }
+            _ => self.taken_in(&rest, others, now, random),
+        });
         changes
     }
 }
@@ -39,7 +46,7 @@ mod tests {
         let mut dispatcher = Dispatcher::new(Limits { orders: 4, bytes: 1 << 20 });
         let head = |seq| Head { seq, bytes: 9, attempts: 0, user: None };
         let (origin, country) = ("a".parse().unwrap(), "US".parse().unwrap());
-        let sent = Sending { origin, country, heads: (1..=3).map(head).collect() };
+        let sent = Sending { origin, country, heads: (1..=3).map(head).collect(), aside: false };
 
         let verdicts = vec![Some(OrderVerdict::Settled), None, Some(OrderVerdict::Settled)];
         let wait = Duration::from_secs(30);

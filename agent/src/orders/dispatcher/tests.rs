@@ -2,12 +2,13 @@
 //! event. A week of outage runs in milliseconds, from a seed that is printed.
 
 mod ahead;
+mod aside;
 mod recover;
 
 use super::*;
 use crate::orders::ledger::Waiting;
 use crate::orders::outcome::{BatchOutcome, OrderVerdict};
-use crate::orders::recovery::{Probe, Recovery};
+use crate::orders::recovery::{Probe, Recovery, Word};
 use samovar_wire::Country;
 use std::collections::HashMap;
 use std::time::Duration;
@@ -56,6 +57,10 @@ struct World {
     /// How long a batch of so many orders takes.
     takes: fn(usize) -> Duration,
     recovery: Recovery,
+    /// Batches with one of these orders are never answered: so long they are waited for.
+    hangs: Option<(HashSet<u64>, Duration)>,
+    /// Whether a batch under way was to be given up.
+    gives_up: bool,
     /// Whether an origin takes connections and is healthy; without it nobody looks.
     is_up: Option<IsUp>,
     /// When health was asked for.
@@ -64,7 +69,7 @@ struct World {
     random: fastrand::Rng,
 }
 
-type IsUp = Box<dyn FnMut(&OriginId, Mono) -> bool>;
+type IsUp = Box<dyn FnMut(&OriginId, Probe, Mono) -> bool>;
 
 fn origin(name: &str) -> OriginId {
     name.parse().unwrap()
@@ -95,6 +100,8 @@ impl World {
             prepared: HashMap::new(),
             withdrawn: 0,
             takes: |_| Duration::ZERO,
+            hangs: None,
+            gives_up: false,
             recovery: Recovery::new(),
             is_up: None,
             greetings: Vec::new(),
@@ -167,18 +174,20 @@ impl World {
             self.now = end;
             return false;
         };
-        self.recovery.watch(self.dispatcher.silent(), self.now);
+        self.recovery.watch(self.dispatcher.silent(self.now), self.now);
         loop {
             for (origin, _, probe) in self.recovery.due(self.now) {
                 if probe == Probe::Greet {
                     self.greetings.push(self.now);
                 }
-                let up = is_up(&origin, self.now);
+                let up = is_up(&origin, probe, self.now);
                 let random = self.random.u32(..);
-                if let Some(back) = self.recovery.probed(&origin, probe, up, self.now, random) {
-                    assert!(!self.dispatcher.heard(&back, self.now), "nothing hangs in this world");
-                    return true;
+                match self.recovery.probed(&origin, probe, up, self.now, random) {
+                    Some(Word::Back(back)) => self.gives_up |= self.dispatcher.heard(&back, self.now),
+                    Some(Word::Well(origin)) => self.dispatcher.well(&origin, self.now),
+                    None => continue,
                 }
+                return true;
             }
             match self.recovery.wake_at().filter(|at| *at < end) {
                 Some(at) => self.now = self.now.max(at),
@@ -261,11 +270,18 @@ impl World {
     }
 
     fn send(&mut self, sending: Sending) {
-        let busy = self.flying.iter().any(|(_, other)| other.origin == sending.origin);
-        assert!(!busy, "two batches are on the wire to {}", sending.origin);
+        let same = |other: &Sending| other.origin == sending.origin && other.aside == sending.aside;
+        let under_way = self.flying.iter().filter(|(_, flying)| same(flying)).count();
+        assert!(
+            under_way <= usize::from(sending.aside) && (!sending.aside || sending.heads.len() == 1),
+            "two batches are on the wire to {}",
+            sending.origin
+        );
         let seqs: Vec<u64> = sending.heads.iter().map(|head| head.seq).collect();
         self.sends.push((sending.origin.clone(), seqs.len()));
-        self.flying.push((self.now.plus((self.takes)(seqs.len())), sending));
+        let takes = self.hangs.as_ref().filter(|(bad, _)| bad.iter().any(|seq| seqs.contains(seq)));
+        let takes = takes.map_or_else(|| (self.takes)(seqs.len()), |(_, time)| *time);
+        self.flying.push((self.now.plus(takes), sending));
         self.log.push((self.now, seqs));
     }
 
@@ -274,7 +290,9 @@ impl World {
         while let Some(at) = self.flying.iter().position(|(at, _)| *at <= self.now) {
             let (_, sending) = self.flying.remove(at);
             let seqs: Vec<u64> = sending.heads.iter().map(|head| head.seq).collect();
+            let hangs = self.hangs.as_ref().is_some_and(|(bad, _)| bad.iter().any(|seq| seqs.contains(seq)));
             let outcome = match self.answers.get_mut(&sending.origin) {
+                _ if hangs => BatchOutcome::Stalled("no answer within 15000 ms".into()),
                 Some(answer) => answer(&seqs, self.now),
                 None => settle_all(&seqs, self.now),
             };

@@ -12,6 +12,7 @@
 
 use super::age::Age;
 use super::files::{self, Opened, is_damage, is_full, is_unreadable};
+use super::rescue::Watch;
 use super::room::{self, Load};
 use super::salvage::{self, Counted, Salvage, Step};
 use super::tables::Tables;
@@ -49,8 +50,9 @@ const VACUUM_PAGES: u32 = 256;
 pub(super) struct Care {
     /// The last place that was given.
     pub(super) highest_seq: u64,
+    pub(super) watch: Watch,
+    pub(super) reopen_at: Mono,
     owed: u64,
-    reopen_at: Mono,
     /// The file is damaged, in these words, and could not be replaced so far.
     damage: Option<String>,
     unreadable: u32,
@@ -73,6 +75,7 @@ impl Care {
     pub(super) const fn new(now: Mono) -> Self {
         Self {
             highest_seq: 0,
+            watch: Watch::new(now),
             // What the last process left in the WAL is unknown: begin by moving it.
             owed: 1,
             reopen_at: now,
@@ -115,6 +118,7 @@ impl Writer {
         if self.tables.is_none() && mono() >= self.care.reopen_at {
             self.care.reopen_at = mono().plus(REOPEN_EVERY);
             match self.care.damage.clone() {
+                _ if self.care.watch.has_stranded() => self.rescue(),
                 Some(why) => self.begin_anew(&why),
                 None => self.reopen(),
             }
@@ -122,7 +126,7 @@ impl Writer {
         self.tables.as_mut()
     }
 
-    fn reopen(&mut self) {
+    pub(super) fn reopen(&mut self) {
         match files::reopen(&self.settings) {
             Ok(tables) => {
                 tracing::info!("the ledger is open again");
@@ -139,6 +143,7 @@ impl Writer {
     }
 
     fn serve(&mut self, tables: Tables) {
+        self.remember_files();
         // The failed commit may or may not be in the file: count anew.
         match tables.backlog() {
             Ok(counted) => {
@@ -171,6 +176,10 @@ impl Writer {
         if is_full(error) {
             // Nothing of the group was written, and what was written before is as good as ever.
             self.care.out_of_space = true;
+            return;
+        }
+        if !self.is_in_place() {
+            // Opening cannot help, and what is open is all there is.
             return;
         }
         if let Some(tables) = self.tables.take() {
@@ -206,13 +215,13 @@ impl Writer {
     /// How long to wait for requests before looking after what is owed.
     pub(super) fn patience(&self) -> Duration {
         if self.tables.is_none() {
-            REOPEN_EVERY
+            self.care.reopen_at.after(mono()).clamp(BREATH, REOPEN_EVERY)
         } else if self.has_chores(mono()) {
             BREATH
         } else if self.care.owed > 0 || self.care.out_of_space {
             CHECKPOINT_IDLE
         } else {
-            self.heartbeat.interval()
+            self.care.watch.due_in(mono()).clamp(BREATH, self.heartbeat.interval())
         }
     }
 
@@ -224,7 +233,7 @@ impl Writer {
 
     /// Nothing waits: one step of what is owed.
     pub(super) fn idle(&mut self) {
-        if self.tables().is_none() {
+        if self.tables().is_none() || !self.looked_after() {
             return;
         }
         let now = mono();
@@ -239,6 +248,9 @@ impl Writer {
         if now >= self.care.ballast_at {
             self.care.ballast_at = now.plus(ROUND_EVERY);
             room::keep_ballast(&self.settings);
+            if let Err(error) = self.keys.keep_file() {
+                tracing::error!(%error, "the ledger's key is gone from its place and cannot be put back");
+            }
         }
         self.has_room(0, 0);
         if self.care.out_of_space && self.published.storage.borrow().full.is_none() {

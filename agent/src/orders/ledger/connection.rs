@@ -73,9 +73,16 @@ pub(super) fn truncate_wal(connection: &Connection) -> rusqlite::Result<()> {
     if busy == 0 { Ok(()) } else { Err(rusqlite::Error::ExecuteReturnedResults) }
 }
 
+/// Moves the WAL into the main file, and lets the next write begin at its head. It is not emptied: the main file says that
+/// there is one (see `lineage`).
+pub(super) fn restart_wal(connection: &Connection) -> rusqlite::Result<()> {
+    let busy: i64 = connection.query_row("PRAGMA wal_checkpoint(RESTART)", [], |row| row.get(0))?;
+    if busy == 0 { Ok(()) } else { Err(rusqlite::Error::ExecuteReturnedResults) }
+}
+
 /// `psow=0`: cheap flash can wipe a whole sector when the power dies during a write, and then SQLite must not count
 /// on the rest of that sector. Costs nothing that could be measured.
-fn uri(path: &Path) -> String {
+pub(super) fn uri(path: &Path) -> String {
     let escaped: String = path
         .to_string_lossy()
         .chars()

@@ -2,15 +2,17 @@
 //!
 //! ```text
 //! orders.db, orders.db-wal ── sound ── journal written anew, moved ─► serve
-//!        │  └─ main file gone: the journal is kept, a new ledger ──► serve
+//!        │  ├─ main file gone: the journal is kept, a new ledger ──► serve
+//!        │  ├─ brought back by a rescue that was cut short (see `rescue`) ──► put in place ──► serve
+//!        │  └─ journal gone or another one (see `lineage`) ─► the same ledger under another UUID ──► serve
 //!        └─ damaged: both become orders.db.damaged-N, …-N-wal ─────► a new ledger serves, salvage reads the old one
 //! ```
 
-use super::LedgerSettings;
 use super::connection::is_in_use;
 use super::room::give_up_ballast;
 use super::salvage::{self, journal_is_broken, journal_of};
 use super::tables::{OpenError, Tables};
+use super::{LedgerSettings, lineage, rescue};
 use crate::store::{self, StoreError};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -42,8 +44,13 @@ impl From<rusqlite::Error> for Failure {
 pub(super) fn open_or_set_aside(settings: &LedgerSettings) -> Result<Opened, OpenError> {
     let path = &settings.path;
     complete_pair(path)?;
+    rescue::put_in_place(path)?;
     let lost = if vanished(path) { Some(set_aside_journal(path)?) } else { None };
-    let (tables, damaged) = match open_sound(settings) {
+    if length(path) > 0 && is_in_use(path) {
+        return Err(OpenError::InUse);
+    }
+    let doubt = if length(path) > 0 { lineage::doubt(path)? } else { None };
+    let (mut tables, damaged) = match open_sound(settings) {
         Ok(tables) => (tables, None),
         Err(Failure::Other(error)) => return Err(error),
         Err(Failure::Damaged(why)) => (replace_damaged(settings, 0)?, Some(why)),
@@ -51,6 +58,11 @@ pub(super) fn open_or_set_aside(settings: &LedgerSettings) -> Result<Opened, Ope
     let told = damaged.map(|why| format!("it was damaged ({why})")).or(lost);
     if let Some(told) = &told {
         tracing::error!(ledger = %path.display(), told, "a new ledger was begun");
+    }
+    if let Some(why) = doubt {
+        tracing::error!(ledger = %path.display(), why, "the ledger goes on under another UUID");
+        lineage::note_doubt(path, &why)?;
+        tables.ledger_id = tables.write(|t| lineage::renew(t, 0)).map_err(OpenError::Sqlite)?;
     }
     finish(settings, tables, told)
 }
@@ -74,14 +86,25 @@ fn replace_damaged(settings: &LedgerSettings, seq: u64) -> Result<Tables, OpenEr
     Ok(tables)
 }
 
-fn finish(settings: &LedgerSettings, tables: Tables, told: Option<String>) -> Result<Opened, OpenError> {
+fn finish(settings: &LedgerSettings, mut tables: Tables, told: Option<String>) -> Result<Opened, OpenError> {
     salvage::register(tables.connection(), &settings.path)?;
-    let marker = marker(&settings.path);
-    // A full disk has no room for a new one, and needs none.
-    if store::read(&marker)?.as_deref() != Some(tables.ledger_id.as_bytes()) {
-        store::replace(&marker, tables.ledger_id.as_bytes(), 0o600)?;
-    }
+    keep_marker(&settings.path, &tables.ledger_id)?;
+    lineage::mark(&mut tables, &settings.path)?;
     Ok(Opened { tables, told })
+}
+
+/// Writes down which ledger is here, unless that is known.
+pub(super) fn keep_marker(path: &Path, id: &str) -> Result<(), StoreError> {
+    // A full disk has no room for a new one, and needs none.
+    if marked_id(path).as_deref() == Some(id) {
+        return Ok(());
+    }
+    store::replace(&marker(path), id.as_bytes(), 0o600)
+}
+
+/// Which ledger was here last.
+pub(super) fn marked_id(path: &Path) -> Option<String> {
+    store::read(&marker(path)).ok().flatten().and_then(|id| String::from_utf8(id).ok())
 }
 
 /// Opens the ledger again after a failure. Nothing is acknowledged before everything was written anew and the disk has
@@ -97,7 +120,8 @@ pub(super) fn reopen(settings: &LedgerSettings) -> Result<Tables, rusqlite::Erro
     }
     renew_journal(settings)?;
     let mut tables = Tables::open(&settings.path, settings.max_bytes, None).map_err(as_sqlite)?;
-    match tables.try_disk().and_then(|()| tables.sound()) {
+    let path = &settings.path;
+    match tables.try_disk().and_then(|()| lineage::mark(&mut tables, path)) {
         Ok(()) => Ok(tables),
         Err(error) => {
             tables.abandon();
@@ -126,7 +150,6 @@ fn open_sound(settings: &LedgerSettings) -> Result<Tables, Failure> {
     })?;
     // SQLite syncs the directory for a new WAL, but not for a new main file.
     store::sync_directory_of(path).map_err(|error| Failure::Other(error.into()))?;
-    tables.sound()?;
     Ok(tables)
 }
 
@@ -182,7 +205,7 @@ fn set_aside_journal(path: &Path) -> Result<String, StoreError> {
 }
 
 /// Sets file and journal aside under names that belong together.
-fn set_aside_pair(path: &Path) -> Result<(), StoreError> {
+pub(super) fn set_aside_pair(path: &Path) -> Result<(), StoreError> {
     let kept = store::set_aside(path)?;
     store::rename_if_there(&journal_of(path), &journal_of(&kept))
 }

@@ -7,9 +7,12 @@ mod age;
 mod care;
 mod connection;
 mod files;
+mod lineage;
 mod model;
 mod pace;
+mod presence;
 mod reconcile;
+mod rescue;
 mod room;
 mod salvage;
 mod schema;
@@ -20,7 +23,7 @@ mod writes;
 
 pub use model::{
     Accepted, AuditEntry, Backlog, CONFLICT, Change, ChangeTo, DAMAGED, Facts, Group, Head, Hold,
-    Intervention, KEY_REUSED, NewOrder, Outgoing, Receipt, Record, State, UNREADABLE, Waiting, summary,
+    Intervention, KEY_REUSED, LEFT, NewOrder, Outgoing, Receipt, Record, State, UNREADABLE, Waiting, summary,
 };
 pub use reconcile::{
     Extent, Mark, Outstanding, PassNote, Places, Resent, ResentOrder, SettledOrder, bucket_of,
@@ -124,6 +127,10 @@ pub struct Storage {
     pub set_aside: Option<String>,
     /// How the salvage of damaged ledgers that are still kept has ended.
     pub salvaged: Vec<Salvaged>,
+    /// Its files were taken away while it was open, and brought back: how.
+    pub rescued: Option<String>,
+    /// It may lack orders that it acknowledged: why.
+    pub doubt: Option<String>,
 }
 
 /// The handle. Cheap to clone; the thread ends when the last handle is gone.
@@ -148,7 +155,9 @@ impl Ledger {
         let id = watch::Sender::new(opened.tables.ledger_id.as_str().into());
         let backlog = watch::Sender::new(Arc::new(opened.tables.backlog().map_err(OpenError::Sqlite)?));
         let salvaged = salvage::finished(&settings.path);
-        let storage = watch::Sender::new(Storage { set_aside: opened.told, salvaged, ..Storage::default() });
+        let doubt = lineage::kept_doubt(&settings.path);
+        let storage =
+            watch::Sender::new(Storage { set_aside: opened.told, salvaged, doubt, ..Storage::default() });
         let (requests, queue) = mpsc::channel(QUEUE);
         let ledger = Self {
             requests,
@@ -167,7 +176,8 @@ impl Ledger {
         Ok(ledger)
     }
 
-    /// The UUID made with this ledger. It changes when the ledger is found damaged and a new one is begun.
+    /// The UUID made with this ledger. It changes when the ledger is found damaged and a new one is begun, and when it
+    /// turns out that places were given of which it knows nothing (see [`Self::renew`]).
     #[must_use]
     pub fn id(&self) -> Arc<str> {
         self.id.borrow().clone()
@@ -322,6 +332,14 @@ impl Ledger {
         limit: usize,
     ) -> Result<Vec<Record>, LedgerError> {
         self.read(move |tables| tables.page(state, after, limit.clamp(1, 200))).await
+    }
+
+    /// How many orders wait for one that was discarded.
+    ///
+    /// # Errors
+    /// When the disk failed.
+    pub async fn stranded(&self) -> Result<u64, LedgerError> {
+        self.read(Tables::stranded).await
     }
 
     /// Counts and ages.

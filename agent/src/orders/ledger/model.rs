@@ -304,12 +304,15 @@ pub struct Record {
     pub audit: Vec<AuditEntry>,
 }
 
+/// What stands in the history of an order that was freed from an origin which it had been sent to; `who` is the origin.
+pub const LEFT: &str = "left";
+
 /// One thing an operator did to an order.
 #[derive(Debug, Clone)]
 pub struct AuditEntry {
     /// When.
     pub at: Timestamp,
-    /// What: `retry`, `discard` or `release`.
+    /// What: `retry`, `discard`, `release`, `resent` or [`LEFT`].
     pub what: String,
     /// Who.
     pub who: String,

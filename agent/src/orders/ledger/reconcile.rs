@@ -13,6 +13,7 @@ use crate::clock::wall;
 use rusqlite::{OptionalExtension, Row, Transaction, params};
 use samovar_wire::reconcile::LEAF_PLACES;
 use samovar_wire::{Country, OriginId, Timestamp};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Most marks that one pass takes on; the others wait for the next.
 const MOST_MARKS: usize = 4_096;
@@ -28,6 +29,11 @@ pub(super) const UNCONFIRMED: &str =
      AND m.confirmed = 0
      AND NOT EXISTS(SELECT 1 FROM reconcile_origins o WHERE o.origin = m.origin AND o.supported = 0))";
 
+/// How many of a bucket's orders were sent again and have no answer yet: of these a match says nothing.
+const ON_THEIR_WAY: &str = "(SELECT count(*) FROM orders o WHERE o.seq BETWEEN ?2 * 256 AND ?2 * 256 + 255
+     AND o.origin = ?1 AND o.state IN (0, 1)
+     AND EXISTS(SELECT 1 FROM audit a WHERE a.seq = o.seq AND a.what = 'resent'))";
+
 /// The bucket of a place.
 #[must_use]
 pub const fn bucket_of(seq: u64) -> u64 {
@@ -41,6 +47,16 @@ pub struct Mark {
     pub bucket: u64,
     /// A match counts only for what was known when this was read.
     pub generation: u64,
+    /// The origin has all of ours there, and orders besides that this ledger lacks; nothing has changed since.
+    pub known: bool,
+}
+
+impl Mark {
+    /// Whether nothing has settled there between the one reading and the other.
+    #[must_use]
+    pub const fn is_as(&self, other: &Self) -> bool {
+        self.bucket == other.bucket && self.generation == other.generation
+    }
 }
 
 /// Places in the ledger, both ends included.
@@ -102,12 +118,14 @@ pub struct Outstanding {
     pub origin: OriginId,
     /// Buckets it has yet to confirm.
     pub buckets: u64,
-    /// Orders sent again since the last match.
+    /// Orders it was found to lack that are sent again, now or after a rest, and has not been seen to have since.
     pub resent: u64,
     /// Orders it lacks that cannot be sent again: their bodies have been let go.
     pub lost: u64,
     /// Orders it has that this ledger lacks.
     pub strange: u64,
+    /// Those of them that lie behind the newest place of this ledger.
+    pub beyond: u64,
 }
 
 /// An order that is on its way again.
@@ -190,6 +208,20 @@ impl Ledger {
         self.read(move |tables| tables.strangers(keys)).await
     }
 
+    /// Whether the origin may have orders of these places whose answers are still to come, or were not heeded.
+    ///
+    /// # Errors
+    /// When the disk failed.
+    pub async fn in_motion(&self, origin: &OriginId, within: Places) -> Result<bool, LedgerError> {
+        let origin = origin.clone();
+        self.read(move |tables| {
+            let sql =
+                "SELECT 1 FROM orders WHERE seq BETWEEN ?1 AND ?2 AND +state <> 2 AND +origin = ?3 LIMIT 1";
+            tables.prepare(sql)?.exists(params![within.from, within.to, origin.as_str()])
+        })
+        .await
+    }
+
     /// Every origin that has settled anything: what it has not confirmed, and how the last pass went.
     ///
     /// # Errors
@@ -261,10 +293,11 @@ impl Ledger {
 impl Tables {
     fn marks(&self, origin: &OriginId) -> rusqlite::Result<Vec<Mark>> {
         self.prepare(
-            "SELECT bucket, generation FROM reconcile_marks WHERE origin = ?1 ORDER BY bucket LIMIT ?2",
+            "SELECT bucket, generation, confirmed = 1 AND strange > 0 FROM reconcile_marks WHERE origin = ?1
+             ORDER BY bucket LIMIT ?2",
         )?
         .query_map(params![origin.as_str(), MOST_MARKS], |row| {
-            Ok(Mark { bucket: row.get(0)?, generation: row.get(1)? })
+            Ok(Mark { bucket: row.get(0)?, generation: row.get(1)?, known: row.get(2)? })
         })?
         .collect()
     }
@@ -284,7 +317,7 @@ impl Tables {
     fn extent(&self) -> rusqlite::Result<Extent> {
         let one = |sql| self.prepare(sql)?.query_row([], |row| row.get::<_, Option<u64>>(0)).optional();
         let forgotten_to = one("SELECT CAST(v AS INTEGER) FROM meta WHERE k = 'forgotten_to'")?;
-        let last = one("SELECT max(seq) FROM orders")?;
+        let last = one("SELECT seq FROM sqlite_sequence WHERE name = 'orders'")?;
         Ok(Extent { forgotten_to: forgotten_to.flatten().unwrap_or(0), last: last.flatten().unwrap_or(0) })
     }
 
@@ -312,7 +345,9 @@ impl Tables {
     fn compared(&self) -> rusqlite::Result<Vec<(Outstanding, Option<PassNote>)>> {
         self.prepare(
             "SELECT origins.origin, count(m.bucket), coalesce(sum(m.resent), 0), coalesce(sum(m.lost), 0),
-               coalesce(sum(m.strange), 0), o.supported, o.at, o.matched_at, o.full_at, o.ranges, o.orders, o.resent
+               coalesce(sum(m.strange), 0),
+               coalesce(sum(m.strange) FILTER
+                 (WHERE m.bucket > (SELECT seq / 256 FROM sqlite_sequence WHERE name = 'orders')), 0), o.supported, o.at, o.matched_at, o.full_at, o.ranges, o.orders, o.resent
              FROM (SELECT origin FROM reconcile_marks UNION SELECT origin FROM reconcile_origins) origins
              LEFT JOIN reconcile_marks m ON m.origin = origins.origin
              LEFT JOIN reconcile_origins o ON o.origin = origins.origin
@@ -325,6 +360,7 @@ impl Tables {
                 resent: row.get(2)?,
                 lost: row.get(3)?,
                 strange: row.get(4)?,
+                beyond: row.get(5)?,
             };
             let note = pass_note(row, &outstanding.origin)?;
             Ok((outstanding, note))
@@ -334,18 +370,18 @@ impl Tables {
 }
 
 fn pass_note(row: &Row<'_>, origin: &OriginId) -> rusqlite::Result<Option<PassNote>> {
-    let Some(at) = row.get::<_, Option<i64>>(6)? else { return Ok(None) };
+    let Some(at) = row.get::<_, Option<i64>>(7)? else { return Ok(None) };
     let time =
         |index| Ok::<_, rusqlite::Error>(row.get::<_, Option<i64>>(index)?.map(Timestamp::from_millis));
     Ok(Some(PassNote {
         origin: origin.clone(),
-        supported: row.get(5)?,
+        supported: row.get(6)?,
         at: Timestamp::from_millis(at),
-        matched_at: time(7)?,
-        full_at: time(8)?,
-        ranges: row.get(9)?,
-        orders: row.get(10)?,
-        resent: row.get(11)?,
+        matched_at: time(8)?,
+        full_at: time(9)?,
+        ranges: row.get(10)?,
+        orders: row.get(11)?,
+        resent: row.get(12)?,
     }))
 }
 
@@ -353,10 +389,15 @@ fn pass_note(row: &Row<'_>, origin: &OriginId) -> rusqlite::Result<Option<PassNo
 pub(super) fn perform(t: &Transaction<'_>, write: &ReconcileWrite) -> rusqlite::Result<(Resent, Vec<Move>)> {
     match write {
         ReconcileWrite::Matched { origin, marks } => {
+            let mut keep = t.prepare_cached(&format!(
+                "UPDATE reconcile_marks SET confirmed = 1, lost = 0, strange = 0, resent = {ON_THEIR_WAY}
+                 WHERE origin = ?1 AND bucket = ?2 AND generation = ?3 AND resent > 0"
+            ))?;
             let mut clear = t.prepare_cached(
-                "DELETE FROM reconcile_marks WHERE origin = ?1 AND bucket = ?2 AND generation = ?3",
+                "DELETE FROM reconcile_marks WHERE origin = ?1 AND bucket = ?2 AND generation = ?3 AND resent = 0",
             )?;
             for mark in marks {
+                keep.execute(params![origin.as_str(), mark.bucket, mark.generation])?;
                 clear.execute(params![origin.as_str(), mark.bucket, mark.generation])?;
             }
         }
@@ -387,10 +428,11 @@ fn note_strange(
         )?
         .execute(params![origin.as_str(), bucket_of(within.from), strange])?;
     }
-    let mut update = t.prepare_cached(
-        "UPDATE reconcile_marks SET confirmed = 1, resent = 0, lost = 0, strange = ?4
-         WHERE origin = ?1 AND bucket = ?2 AND generation = ?3",
-    )?;
+    let mut update = t.prepare_cached(&format!(
+        "UPDATE reconcile_marks SET confirmed = 1, lost = 0, strange = ?4,
+           resent = iif(resent > 0, {ON_THEIR_WAY}, 0)
+         WHERE origin = ?1 AND bucket = ?2 AND generation = ?3"
+    ))?;
     let mut told = strange;
     for mark in marks {
         update.execute(params![origin.as_str(), mark.bucket, mark.generation, told])?;
@@ -460,10 +502,12 @@ fn resend(
     let mut mark = t.prepare_cached(
         "INSERT INTO reconcile_marks(origin, bucket, resent, lost) VALUES(?1, ?2, ?3, ?4)
          ON CONFLICT(origin, bucket) DO UPDATE SET generation = generation + 1, confirmed = 0,
-           resent = resent + excluded.resent, lost = max(lost, excluded.lost)",
+           resent = excluded.resent, lost = excluded.lost",
     )?;
-    let mut lost_by_bucket: std::collections::BTreeMap<u64, u64> = std::collections::BTreeMap::new();
-    for key in keys {
+    // By bucket: those that can be sent again, and those that cannot. Each counts once, however often it is sent.
+    let mut lacks: BTreeMap<u64, (u64, u64)> = BTreeMap::new();
+    // An origin may name a key twice.
+    for key in keys.iter().collect::<BTreeSet<_>>() {
         let row = find
             .query_row(
                 params![key, State::Settled as u8, origin.as_str(), within.from, within.to, RESENT],
@@ -475,8 +519,10 @@ fn resend(
             )
             .optional()?;
         let Some((order, has_body, times, last)) = row else { continue };
+        let (again, gone) = lacks.entry(bucket_of(order.seq)).or_default();
+        *again += u64::from(has_body);
+        *gone += u64::from(!has_body);
         if !has_body {
-            *lost_by_bucket.entry(bucket_of(order.seq)).or_default() += 1;
             resent.lost.push(key.clone());
         } else if rests(times, last, now) || resent.orders.len() >= most {
             resent.resting += 1;
@@ -485,12 +531,11 @@ fn resend(
             t.prepare_cached("INSERT INTO audit(at, seq, what, who, reason) VALUES(?1, ?2, ?3, ?4, ?5)")?
                 .execute(params![now.millis(), order.seq, RESENT, WHO, reason])?;
             moves.extend(make_pending(t, order.seq, false)?);
-            mark.execute(params![origin.as_str(), bucket_of(order.seq), 1, 0])?;
             resent.orders.push(order);
         }
     }
-    for (bucket, lost) in lost_by_bucket {
-        mark.execute(params![origin.as_str(), bucket, 0, lost])?;
+    for (bucket, (again, gone)) in lacks {
+        mark.execute(params![origin.as_str(), bucket, again, gone])?;
     }
     Ok((resent, moves))
 }

@@ -9,7 +9,7 @@ use crate::store::{self, StoreError};
 use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use ring::rand::{SecureRandom, SystemRandom};
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Length of a key.
 const KEY_LEN: usize = 32;
@@ -42,6 +42,8 @@ pub enum KeyError {
 pub(super) struct Keys {
     /// Seals; `None` when bodies are kept plain.
     current: Option<i64>,
+    /// What `ledger.key` holds, and where it is.
+    own: Option<(PathBuf, [u8; KEY_LEN])>,
     all: HashMap<i64, LessSafeKey>,
     random: SystemRandom,
 }
@@ -55,7 +57,7 @@ impl std::fmt::Debug for Keys {
 impl Keys {
     /// Finds the keys; makes one when bodies are to be sealed and there is none. A new key is durable before it seals.
     pub(super) fn load(ledger: &Path, credentials: Option<&Path>, seal: bool) -> Result<Self, KeyError> {
-        let mut keys = Self { current: None, all: HashMap::new(), random: SystemRandom::new() };
+        let mut keys = Self { current: None, own: None, all: HashMap::new(), random: SystemRandom::new() };
         let own = ledger.with_file_name("ledger.key");
         for file in key_files(&own) {
             if let Some(key) = store::read(&file)?.as_deref().and_then(as_key) {
@@ -79,7 +81,21 @@ impl Keys {
             let key = own_key(&own, &keys.random)?;
             keys.current = Some(keys.add(&key));
         }
+        keys.own = store::read(&own)?.as_deref().and_then(as_key).map(|key| (own, key));
         Ok(keys)
+    }
+
+    /// Writes `ledger.key` again when it was taken away: without it no body could be opened after the next start.
+    pub(super) fn keep_file(&self) -> Result<(), StoreError> {
+        match &self.own {
+            Some((file, key)) if !file.exists() => {
+                if let Some(directory) = file.parent().filter(|directory| !directory.as_os_str().is_empty()) {
+                    store::make_dir(directory)?;
+                }
+                store::replace(file, key, 0o600)
+            }
+            _ => Ok(()),
+        }
     }
 
     fn add(&mut self, key: &[u8; KEY_LEN]) -> i64 {
@@ -144,10 +160,10 @@ fn own_key(file: &Path, random: &SystemRandom) -> Result<[u8; KEY_LEN], KeyError
     Ok(key)
 }
 
-fn key_files(own: &Path) -> Vec<std::path::PathBuf> {
+fn key_files(own: &Path) -> Vec<PathBuf> {
     let Some((directory, name)) = own.parent().zip(own.file_name()) else { return Vec::new() };
     let entries = std::fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path());
-    let is_key = |path: &std::path::PathBuf| {
+    let is_key = |path: &PathBuf| {
         path.file_name().is_some_and(|n| n.as_encoded_bytes().starts_with(name.as_encoded_bytes()))
             && std::fs::metadata(path).is_ok_and(|file| file.is_file() && file.len() == KEY_LEN as u64)
     };

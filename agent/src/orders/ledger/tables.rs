@@ -3,8 +3,9 @@
 //! Statements whose cost must not grow with the ledger name their index: left alone, SQLite takes another one at times,
 //! and reads every pending or every settled order for the few that are wanted.
 
-use super::connection::{connect, quick_check, truncate_wal};
+use super::connection::{connect, quick_check, restart_wal, truncate_wal};
 use super::files::is_full;
+use super::lineage::UNMARK;
 use super::model::{
     AuditEntry, Backlog, Facts, Group, Head, Outgoing, Receipt, Record, State, Stored, Waiting,
 };
@@ -86,7 +87,7 @@ impl Tables {
         {
             return Err(OpenError::Damaged(found));
         }
-        match truncate_wal(&connection) {
+        match restart_wal(&connection) {
             // What was accepted must be delivered even so; the WAL is moved as soon as there is room.
             Err(error) if is_full(&error) => tracing::warn!(%error, "no room to move the journal"),
             other => other?,
@@ -126,6 +127,8 @@ impl Tables {
     /// Shows that the disk takes writes and syncs.
     pub(super) fn try_disk(&mut self) -> rusqlite::Result<()> {
         self.write(|t| {
+            // The journal is emptied below.
+            t.execute(UNMARK, [])?;
             t.execute(
                 "INSERT INTO meta(k, v) VALUES('rewritten', '1') ON CONFLICT(k) DO UPDATE SET v = v + 1",
                 [],
@@ -401,6 +404,21 @@ impl Tables {
                 })
             })?
             .collect()
+    }
+
+    /// Orders that wait for one that was discarded: nothing but a person ends that.
+    pub(super) fn stranded(&self) -> rusqlite::Result<u64> {
+        self.connection
+            .prepare_cached(
+                "SELECT count(*) FROM orders w
+                 WHERE w.state = 1 AND w.state NOT IN (0, 2) AND w.why = 'depends_on' AND 4 =
+                   (SELECT s.state FROM orders s WHERE s.seq = max(
+                     coalesce((SELECT max(seq) FROM orders WHERE key = w.depends_on AND conflict_with IS NULL
+                               AND order_no = w.depends_on), 0),
+                     coalesce((SELECT max(seq) FROM orders WHERE order_no = w.depends_on AND order_no <> key
+                               AND conflict_with IS NULL), 0)))",
+            )?
+            .query_row([], |row| row.get(0))
     }
 
     pub(super) fn page(

@@ -1,6 +1,8 @@
 mod at_rest;
 mod capacity;
 mod damage;
+mod shrink;
+mod taken;
 
 use super::*;
 use crate::heartbeat::Heartbeats;

@@ -18,7 +18,7 @@ use super::room::give_up_ballast;
 use super::seal::Keys;
 use super::tables::Tables;
 use super::writes::{self, Intervened, Move, count_new};
-use super::{LedgerError, LedgerSettings, Storage};
+use super::{LedgerError, LedgerSettings, Storage, lineage};
 use crate::clock::{Mono, mono};
 use crate::heartbeat::Heartbeat;
 use rusqlite::Transaction;
@@ -47,6 +47,7 @@ pub(super) enum Request {
     Unhold { hold: Hold, reply: Reply<()> },
     Intervene { seq: u64, what: Intervention, who: String, reason: String, at: Timestamp, reply: Reply<()> },
     Reconcile { write: ReconcileWrite, reply: Reply<Resent> },
+    Renew { behind: u64, why: String, reply: Reply<String> },
     Read(ReadWork),
 }
 
@@ -56,6 +57,7 @@ enum Effect {
     Bound(Vec<u64>, Vec<Move>),
     Moved(Vec<Move>),
     Reconciled(Resent, Vec<Move>),
+    Renewed(String),
     Refused(LedgerError),
 }
 
@@ -85,6 +87,7 @@ impl Request {
                 drop(reply.send(Err(error)));
             }
             Self::Reconcile { reply, .. } => drop(reply.send(Err(error))),
+            Self::Renew { reply, .. } => drop(reply.send(Err(error))),
             Self::Read(work) => drop(work(Err(error))),
         }
     }
@@ -126,6 +129,7 @@ impl Writer {
             care: Care::new(mono()),
             pace: Pace::default(),
         };
+        writer.remember_files();
         writer.opened();
         writer
     }
@@ -157,8 +161,11 @@ impl Writer {
             }
             self.busy();
         }
-        if let Some(tables) = self.tables.take()
-            && tables.checkpoint().is_err()
+        if self.tables.is_none() || !self.is_in_place() {
+            self.rescue();
+        }
+        if let Some(mut tables) = self.tables.take()
+            && lineage::unmark(&mut tables).is_err()
         {
             // What the disk did not take now is in the WAL, for the next start.
             tables.abandon();
@@ -203,6 +210,11 @@ impl Writer {
         }
         let requests = group.requests;
         match result {
+            // Written into files that are gone from their place: nobody may be told.
+            Ok(_) if !self.may_tell() => {
+                let error = self.unavailable();
+                requests.into_iter().for_each(|request| request.fail(error.clone()));
+            }
             Ok((effects, written_at)) => {
                 let now = mono();
                 self.pace.committed(accepts(&requests), now.after(written_at), now);
@@ -274,6 +286,10 @@ impl Writer {
                 ) => drop(reply.send(Ok(()))),
                 (Request::Reconcile { reply, .. }, Effect::Reconciled(resent, _)) => {
                     drop(reply.send(Ok(resent)));
+                }
+                (Request::Renew { why, reply, .. }, Effect::Renewed(id)) => {
+                    self.renewed(&id, &why);
+                    drop(reply.send(Ok(id)));
                 }
                 (request, Effect::Refused(error)) => request.fail(error),
                 // `perform` gives each request the effect of its own kind.
@@ -424,6 +440,7 @@ fn perform(t: &Transaction<'_>, request: &Request, not_before: Timestamp) -> rus
         Request::Reconcile { write, .. } => {
             reconcile::perform(t, write).map(|(resent, moves)| Effect::Reconciled(resent, moves))
         }
+        Request::Renew { behind, .. } => lineage::renew(t, *behind).map(Effect::Renewed),
         // Reads never come here: `sort` keeps them apart.
         Request::Read(_) => Ok(Effect::Moved(Vec::new())),
     }

@@ -3,7 +3,7 @@
 
 use super::model::{
     Accepted, Backlog, CONFLICT, Change, ChangeTo, DAMAGED, Group, Hold, Incoming, Intervention, KEY_REUSED,
-    Receipt, State, UNREADABLE, Waiting,
+    LEFT, Receipt, State, UNREADABLE, Waiting,
 };
 use super::tables::{RECEIPT, id, optional_id, receipt, state};
 use rusqlite::{OptionalExtension, Transaction, params};
@@ -297,7 +297,20 @@ pub(super) fn intervene(
     let own_reasons = [CONFLICT, DAMAGED, UNREADABLE].map(Some);
     let refused_by_origin = from.state == State::Quarantined && !own_reasons.contains(&from.why.as_deref());
     let unbind = *what == Intervention::Release || refused_by_origin;
+    if let Some(origin) = from.group.origin.as_ref().filter(|_| unbind) {
+        note_left(t, seq, origin, now)?;
+    }
     Ok(make_pending(t, seq, unbind)?.map_or(Intervened::Unknown, Intervened::Done))
+}
+
+/// Writes down which origin an order was sent to before it was freed, so that its history stays true wherever it goes.
+fn note_left(t: &Transaction<'_>, seq: u64, origin: &OriginId, now: Timestamp) -> rusqlite::Result<()> {
+    t.prepare_cached(
+        "INSERT INTO audit(at, seq, what, who, reason)
+         SELECT ?1, seq, ?3, ?4, attempts || ' sends so far' FROM orders WHERE seq = ?2 AND sent_at IS NOT NULL",
+    )?
+    .execute(params![now.millis(), seq, LEFT, origin.as_str()])
+    .map(drop)
 }
 
 /// Whether an order still has to wait for the one that it depends on.

@@ -11,17 +11,19 @@ mod single;
 pub use batch::Gzip;
 pub use single::AT_ONCE;
 
+use super::backoff::MAX_RETRY_AFTER;
 use super::ledger::Outgoing;
 use super::outcome::{BatchOutcome, RawAnswer};
+use crate::clock::wall;
 use crate::config::{SingleSection, header_safe};
-use crate::net::{explain, read_limited};
+use crate::net::{BodyError, explain, read_limited};
 use http::{HeaderMap, HeaderValue, header};
 use samovar_wire::orders::{
     HEADER_DEVICE, HEADER_IDEMPOTENCY_KEY, HEADER_LEDGER, HEADER_SHADOW, HEADER_STORE, HEADER_UDL,
 };
 use samovar_wire::{Country, DeviceId, OriginId, StoreId};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 use tokio::sync::watch;
 
 /// The largest answer that is read.
@@ -77,10 +79,13 @@ pub struct Parcel<'a> {
 
 /// Sends orders of one country; every order gets an answer or the parcel as a whole does.
 pub async fn send(sender: &Sender, way: &Way, parcel: Parcel<'_>) -> BatchOutcome {
-    match &sender.protocol {
+    let orders = parcel.orders;
+    let outcome = match &sender.protocol {
         Protocol::Batch(gzip) => batch::send(sender, way, parcel, gzip.as_ref()).await,
         Protocol::Single(rules) => single::send(sender, way, parcel, rules).await,
-    }
+    };
+    let bodies: Vec<&[u8]> = orders.iter().map(|order| order.body.as_slice()).collect();
+    outcome.without_quotes(&bodies)
 }
 
 /// An answer that was read to its end.
@@ -100,16 +105,24 @@ impl Answer {
 async fn exchange(sender: &Sender, request: reqwest::RequestBuilder) -> Result<Answer, BatchOutcome> {
     let response = match tokio::time::timeout(sender.deadline, request.send()).await {
         Ok(Ok(response)) => response,
+        // The client has a deadline of its own; a connection that is never made is another matter.
+        Ok(Err(error)) if error.is_timeout() && !error.is_connect() => {
+            return Err(BatchOutcome::Stalled(explain(&error.without_url())));
+        }
         // The address may hold an order's number, which belongs in no log.
         Ok(Err(error)) => return Err(BatchOutcome::Unreachable(explain(&error.without_url()))),
         Err(_) => {
             let limit = sender.deadline.as_millis();
-            return Err(BatchOutcome::Unreachable(format!("no answer within {limit} ms")));
+            return Err(BatchOutcome::Stalled(format!("no answer within {limit} ms")));
         }
     };
     let (status, headers) = (response.status().as_u16(), response.headers().clone());
     match read_limited(response, MAX_ANSWER_BYTES, sender.deadline).await {
         Ok(body) => Ok(Answer { status, headers, body }),
+        Err(error @ BodyError::TimedOut { .. }) => Err(BatchOutcome::Stalled(explain(&error))),
+        Err(BodyError::Broken(error)) if error.is_timeout() => {
+            Err(BatchOutcome::Stalled(explain(&error.without_url())))
+        }
         Err(error) => Err(BatchOutcome::Unreachable(explain(&error))),
     }
 }
@@ -154,17 +167,25 @@ fn unsendable(error: &header::InvalidHeaderValue) -> BatchOutcome {
     BatchOutcome::Unreachable(format!("a header cannot be sent: {error}"))
 }
 
-/// `Retry-After`, in either form. A date is read against the `Date` of the same answer, so that our clock does not
-/// matter.
+/// `Retry-After`, in either form, at most [`MAX_RETRY_AFTER`]. A date is read against the `Date` of the same answer, so
+/// that our clock does not matter; without one our clock has to do.
 pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let text = |name| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok()).map(str::trim);
     let wanted = text(header::RETRY_AFTER)?;
-    if let Ok(seconds) = wanted.parse() {
-        return Some(Duration::from_secs(seconds));
-    }
-    let until = httpdate::parse_http_date(wanted).ok()?;
-    let now = httpdate::parse_http_date(text(header::DATE)?).ok()?;
-    Some(until.duration_since(now).unwrap_or_default())
+    let wait = if !wanted.is_empty() && wanted.bytes().all(|b| b.is_ascii_digit()) {
+        // A number too large to be read is a long wait all the same.
+        wanted.parse().map_or(MAX_RETRY_AFTER, Duration::from_secs)
+    } else {
+        let until = httpdate::parse_http_date(wanted).ok()?;
+        let theirs = text(header::DATE).and_then(|date| httpdate::parse_http_date(date).ok());
+        let now = theirs.unwrap_or_else(|| SystemTime::UNIX_EPOCH + since_1970());
+        until.duration_since(now).unwrap_or_default()
+    };
+    Some(wait.min(MAX_RETRY_AFTER))
+}
+
+fn since_1970() -> Duration {
+    Duration::from_millis(wall().millis().try_into().unwrap_or(0))
 }
 
 #[cfg(test)]
@@ -184,5 +205,27 @@ mod tests {
         assert_eq!(wait("Fri, 20 Nov 1970 09:00:06 GMT", date), Some(Duration::from_secs(6)));
         assert_eq!(wait("Fri, 20 Nov 1970 08:00:00 GMT", date), Some(Duration::ZERO));
         assert_eq!(wait("soon", date), None);
+        assert_eq!(wait("", date), None);
+    }
+
+    #[test]
+    fn no_wait_is_longer_than_a_quarter_of_an_hour_whatever_the_clocks_say() {
+        for (retry, date) in [
+            ("86400", Some("Fri, 20 Nov 1970 09:00:00 GMT")),
+            ("99999999999999999999999999", None),
+            ("Fri, 31 Dec 9999 23:59:59 GMT", Some("Fri, 20 Nov 1970 09:00:00 GMT")),
+            ("Fri, 31 Dec 9999 23:59:59 GMT", Some("today")),
+            ("Fri, 31 Dec 9999 23:59:59 GMT", None),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::RETRY_AFTER, HeaderValue::from_static(retry));
+            if let Some(date) = date {
+                headers.insert(header::DATE, HeaderValue::from_static(date));
+            }
+            assert_eq!(retry_after(&headers), Some(MAX_RETRY_AFTER), "{retry}");
+        }
+        let mut past = HeaderMap::new();
+        past.insert(header::RETRY_AFTER, HeaderValue::from_static("Fri, 20 Nov 1970 09:00:00 GMT"));
+        assert_eq!(retry_after(&past), Some(Duration::ZERO));
     }
 }

@@ -1,6 +1,6 @@
 //! Reconciliation on the local API: asks for a pass, and shows what the last ones came to.
 
-use super::Reconcile;
+use super::{Reconcile, run::Refused};
 use crate::http::answer::read_json;
 use crate::http::{Caller, Failure};
 use axum::body::Body;
@@ -39,8 +39,13 @@ async fn demand(
 ) -> Result<Response, Failure> {
     caller.require_token()?;
     let request: DemandRequest = read_json(body).await?;
-    let done = reconcile.demand(request.full, PATIENCE).await.map_err(|busy| {
-        Failure::new(StatusCode::SERVICE_UNAVAILABLE, "busy", busy.to_string()).retry_after(5)
+    let done = reconcile.demand(request.full, PATIENCE).await.map_err(|refused| match refused {
+        Refused::Busy => {
+            Failure::new(StatusCode::SERVICE_UNAVAILABLE, "busy", refused.to_string()).retry_after(5)
+        }
+        Refused::NotActivated => {
+            Failure::new(StatusCode::SERVICE_UNAVAILABLE, "not-activated", refused.to_string())
+        }
     })?;
     let status = if done { StatusCode::OK } else { StatusCode::ACCEPTED };
     let outcome = json!({ "done": done, "origins": *reconcile.states() });

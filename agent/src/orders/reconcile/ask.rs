@@ -18,6 +18,8 @@ pub(super) enum Reply {
     Answer(ReconcileAnswer),
     /// This origin does not reconcile.
     Unsupported(String),
+    /// It takes orders one by one and need not reconcile.
+    OneByOne,
     /// Nothing that can be used; not before this time if one was given.
     Later { why: String, retry_after: Option<Duration> },
 }
@@ -37,7 +39,7 @@ pub(super) async fn ask(
     ranges: Vec<RangeDigest>,
 ) -> Reply {
     if let Protocol::Single(_) = sender.protocol {
-        return Reply::Unsupported("an origin that takes orders one by one is not asked".into());
+        return Reply::OneByOne;
     }
     let request = ReconcileRequest { device: sender.device.clone(), ledger: ledger.to_owned(), ranges };
     let headers = match headers(sender, udl, &uuid::Uuid::now_v7().to_string()) {

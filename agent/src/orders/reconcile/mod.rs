@@ -4,7 +4,9 @@
 //! settled ─► bucket marked (trigger, same commit) ─► pass ─┬─ match ──────────► confirmed, mark cleared
 //!                ▲                                         ├─ missing ────────► pending again, same origin, mark stays
 //!                └── settled again ◄── dispatcher ◄────────┘                    (body let go: reported as lost)
-//!                                                          ├─ unknown to us ──► reported, never acted on
+//!                                                          ├─ unknown to us ──► reported, never acted on; known from
+//!                                                          │                    then on, left out until it changes
+//!                                                          ├─ single mode ────► need not be asked: said in the status
 //!                                                          ├─ 404 ────────────► not supported; asked again daily
 //!                                                          └─ anything else ──► full-jitter back-off, mark stays
 //! ```

@@ -2,7 +2,7 @@
 
 use super::ask::{Reply, ask};
 use super::plan::{Finding, How, Plan, Request, Step, Sum, forgotten, within};
-use super::schedule::Ended;
+use super::schedule::{Ended, Scope};
 use super::view::NAMED;
 use crate::clock::wall;
 use crate::orders::dispatcher::RouteQuery;
@@ -12,6 +12,7 @@ use crate::orders::run::{Events, Routes};
 use samovar_wire::reconcile::{LEAF_PLACES, ReconcileAnswer};
 use samovar_wire::{Country, OriginId, Timestamp};
 use serde_json::json;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -43,6 +44,8 @@ pub(super) struct Passed {
     pub(super) ended: Ended,
     /// Keys that the origin has and this ledger lacks.
     pub(super) strangers: Vec<String>,
+    /// Differences that are known were not asked about: there may be more strangers than these.
+    pub(super) left_out: bool,
     /// Keys that the origin lacks and that cannot be sent again.
     pub(super) lost: Vec<String>,
 }
@@ -58,14 +61,16 @@ struct Tally {
     orders: u64,
     resent: usize,
     differs: bool,
-    strangers: Vec<String>,
+    strangers: BTreeSet<String>,
     lost: Vec<String>,
+    left_out: bool,
 }
 
 /// Why a pass did not come to its end.
 enum Stopped {
     Ledger(LedgerError),
     Unsupported(String),
+    OneByOne,
     Later { why: String, retry_after: Option<Duration> },
 }
 
@@ -82,7 +87,7 @@ impl From<LedgerError> for Stopped {
 }
 
 impl Passer {
-    pub(super) async fn pass(self, origin: OriginId, full: bool) -> Passed {
+    pub(super) async fn pass(self, origin: OriginId, scope: Scope) -> Passed {
         let mut tally = Tally {
             origin,
             ledger: self.ledger.id(),
@@ -92,40 +97,52 @@ impl Passer {
             orders: 0,
             resent: 0,
             differs: false,
-            strangers: Vec::new(),
+            strangers: BTreeSet::new(),
             lost: Vec::new(),
+            left_out: false,
         };
-        let ended = match self.go_through(&mut tally, full).await {
+        let ended = match self.go_through(&mut tally, scope).await {
             Ok(()) => Ended::Through { again: tally.resent > 0 },
-            Err(Stopped::Unsupported(why)) => self.unsupported(&tally, why).await,
+            Err(Stopped::Unsupported(why)) => self.unsupported(&tally, Ended::Unsupported(why)).await,
+            Err(Stopped::OneByOne) => self.unsupported(&tally, Ended::OneByOne).await,
             Err(Stopped::Later { why, retry_after }) => Ended::Failed { why, retry_after },
             Err(Stopped::Ledger(error)) => Ended::Failed { why: error.to_string(), retry_after: None },
         };
         let (origin, ranges, orders) = (&tally.origin, tally.ranges, tally.orders);
         tracing::info!(%origin, ranges, orders, resent = tally.resent, ?ended, "orders compared with their origin");
-        Passed { origin: tally.origin, ended, strangers: tally.strangers, lost: tally.lost }
+        Passed {
+            origin: tally.origin,
+            // A pass that did not come to its end says nothing of the rest either.
+            left_out: tally.left_out || !matches!(ended, Ended::Through { .. }),
+            ended,
+            strangers: tally.strangers.into_iter().collect(),
+            lost: tally.lost,
+        }
     }
 
-    async fn go_through(&self, tally: &mut Tally, full: bool) -> Result<(), Stopped> {
+    async fn go_through(&self, tally: &mut Tally, scope: Scope) -> Result<(), Stopped> {
         let ledger = &self.ledger;
-        let mut full_at = self.mark_all_if_due(&tally.origin, full).await?;
-        self.compare(tally, &[]).await?;
+        let mut full_at = self.mark_all_if_due(&tally.origin, scope == Scope::Full).await?;
+        let known = scope != Scope::Changed || full_at.is_some();
+        self.compare(tally, &[], known).await?;
         if tally.resent > 0 && full_at.is_none() {
             // An origin that lost some of the newest may have lost any: it was restored from an old copy, say. What is
             // known to differ waits for the next pass: its orders are on their way.
             let (first, open) = (ledger.extent().await?.forgotten_to + 1, ledger.marks(&tally.origin).await?);
             ledger.mark_from(&tally.origin, first).await?;
-            self.compare(tally, &open).await?;
+            self.compare(tally, &open, true).await?;
             full_at = Some(wall());
         }
         let still = ledger.marks(&tally.origin).await?;
-        let matched = !tally.differs && !tally.marks.iter().any(|mark| still.contains(mark));
+        let is_open = |left: &Mark| left.known || tally.marks.iter().any(|mark| mark.is_as(left));
+        let matched = !tally.differs && !still.iter().any(is_open);
         self.note(tally, true, matched.then(wall), full_at).await?;
         Ok(())
     }
 
-    /// Asks about everything that is marked, but for some buckets, and about what is newest.
-    async fn compare(&self, tally: &mut Tally, but: &[Mark]) -> Result<(), Stopped> {
+    /// Asks about everything that is marked, but for some buckets, and about what is newest; about `known` differences
+    /// too, or not.
+    async fn compare(&self, tally: &mut Tally, but: &[Mark], known: bool) -> Result<(), Stopped> {
         let ledger = &self.ledger;
         tally.marks = ledger.marks(&tally.origin).await?;
         tally.marks.retain(|mark| !but.iter().any(|other| other.bucket == mark.bucket));
@@ -134,7 +151,8 @@ impl Passer {
         if !gone.is_empty() {
             ledger.matched(&tally.origin, gone).await?;
         }
-        let mut plan = Plan::new(&tally.marks, extent);
+        tally.left_out |= !known && tally.marks.iter().any(|mark| mark.known);
+        let mut plan = Plan::new(&tally.marks, extent, known);
         loop {
             let steps = plan.next();
             // What is left keeps its marks; the next pass comes soon.
@@ -189,8 +207,11 @@ impl Passer {
                 }
                 at = end + 1;
             }
-            // Where this origin has settled nothing and nothing is marked there is nothing to confirm.
-            if step.how != How::Sum || !sum.is_empty() || !within(&tally.marks, step.places).is_empty() {
+            // Where this origin has settled nothing and nothing is marked there is nothing to confirm. What lies behind
+            // the newest place is asked about by the way.
+            let by_the_way = if step.beyond { !request.is_empty() } else { !step.first };
+            let marked = || !within(&tally.marks, step.places).is_empty();
+            if by_the_way || step.how != How::Sum || !sum.is_empty() || marked() {
                 let orders = request.push(sum);
                 tally.ranges += 1;
                 tally.orders += if step.first { orders } else { 0 };
@@ -222,6 +243,7 @@ impl Passer {
             match ask(&self.sender, &way, country, &tally.ledger, ranges).await {
                 Reply::Answer(answer) => answer,
                 Reply::Unsupported(why) => return Err(Stopped::Unsupported(why)),
+                Reply::OneByOne => return Err(Stopped::OneByOne),
                 Reply::Later { why, retry_after } => return Err(Stopped::Later { why, retry_after }),
             }
         };
@@ -283,6 +305,11 @@ impl Passer {
         for part in keys.chunks(256) {
             strangers.extend(self.ledger.strangers(part.to_vec()).await?);
         }
+        if unnamed && self.ledger.in_motion(&tally.origin, places).await? {
+            // Most likely an order whose answer is on its way. The next pass sees.
+            tally.differs = true;
+            return Ok(());
+        }
         let marks = within(&tally.marks, places);
         if strangers.is_empty() && !unnamed {
             // What the origin has besides is known here: on its way, refused, or given up.
@@ -296,14 +323,14 @@ impl Passer {
             let count = u64::try_from(strangers.len()).unwrap_or(u64::MAX).max(1);
             self.ledger.strange(&tally.origin, places, marks, count).await?;
         }
-        tally.strangers.extend(strangers);
-        tally.strangers.truncate(MOST_KEYS);
+        let room = MOST_KEYS.saturating_sub(tally.strangers.len());
+        tally.strangers.extend(strangers.into_iter().take(room));
         Ok(())
     }
 
-    async fn unsupported(&self, tally: &Tally, why: String) -> Ended {
+    async fn unsupported(&self, tally: &Tally, ended: Ended) -> Ended {
         match self.note(tally, false, None, None).await {
-            Ok(()) => Ended::Unsupported(why),
+            Ok(()) => ended,
             Err(error) => Ended::Failed { why: error.to_string(), retry_after: None },
         }
     }

@@ -11,8 +11,13 @@
 //!                                                   one question per order ─ differs ─► Missing
 //! ```
 //!
-//! An origin may tell the keys at any step; then it is not asked further. Whatever it says of ranges that were not
-//! asked about, or twice in different words, is no answer. What is missing is limited to the range by the ledger.
+//! An origin may tell the keys at any step. Keys that it lacks end the questions; keys that only it has end them where
+//! it has been shown ours, or we have none: else it may lack some of ours besides. Whatever it says of ranges that were
+//! not asked about, or twice in different words, is no answer. What is missing is limited to the range by the ledger.
+//!
+//! Beyond the newest place an origin can have nothing, unless this ledger is a copy that was older than what its origin
+//! had seen. A difference that consists of orders which only the origin has is remembered, and left out until somebody
+//! asks, everything is due, or the bucket changes.
 
 use crate::orders::ledger::{Extent, Mark, Places, SettledOrder, bucket_of};
 use samovar_wire::encoding::hex;
@@ -44,6 +49,8 @@ pub(super) struct Step {
     pub(super) how: How,
     /// Not asked about before in this pass.
     pub(super) first: bool,
+    /// Behind the newest place.
+    pub(super) beyond: bool,
 }
 
 /// What is known now about a range.
@@ -69,6 +76,8 @@ pub(super) struct Request {
 #[derive(Debug)]
 struct Asked {
     step: Step,
+    /// Orders of ours in it.
+    count: u64,
     ranges: Vec<(Places, Option<String>)>,
 }
 
@@ -76,29 +85,38 @@ struct Asked {
 #[derive(Debug)]
 pub(super) struct Plan {
     queue: VecDeque<Step>,
+    /// By bucket: keys that only the origin has, told when it was not yet sure that it has all of ours.
+    told: BTreeMap<u64, Vec<String>>,
 }
 
 impl Plan {
     /// Begins with the marked buckets and the newest ones: an origin may have lost what it had confirmed, and then it
-    /// is most likely the last that it got.
-    pub(super) fn new(marks: &[Mark], extent: Extent) -> Self {
+    /// is most likely the last that it got. `known` differences are asked about as well, or left out.
+    pub(super) fn new(marks: &[Mark], extent: Extent, known: bool) -> Self {
         let newest = bucket_of(extent.last);
         let mut buckets: BTreeSet<u64> = marks.iter().map(|mark| mark.bucket).collect();
         if extent.last > 0 {
-            buckets.extend(newest.saturating_sub(WIDE_BUCKETS - 1)..=newest);
+            buckets.extend(newest.saturating_sub(WIDE_BUCKETS - 1)..=newest + WIDE_BUCKETS);
+        }
+        for mark in marks.iter().filter(|mark| mark.known && !known) {
+            buckets.remove(&mark.bucket);
         }
         let mut queue = VecDeque::new();
         let mut buckets = buckets.into_iter().peekable();
         while let Some(first) = buckets.next() {
             let mut last = first;
-            while last - first + 1 < WIDE_BUCKETS && buckets.next_if_eq(&(last + 1)).is_some() {
+            let beyond = first > newest;
+            while last - first + 1 < WIDE_BUCKETS
+                && (beyond || last != newest)
+                && buckets.next_if_eq(&(last + 1)).is_some()
+            {
                 last += 1;
             }
             if let Some(places) = remembered(first, last, extent) {
-                queue.push_back(Step { places, how: How::Sum, first: true });
+                queue.push_back(Step { places, how: How::Sum, first: true, beyond });
             }
         }
-        Self { queue }
+        Self { queue, told: BTreeMap::new() }
     }
 
     /// The steps of the next request; none when the pass is over. Their facts go into a [`Request`].
@@ -132,10 +150,13 @@ impl Plan {
             // A bucket in which we have nothing gives no question when each order is asked about for itself.
             heard |= said.is_empty() || said.iter().any(|(_, verdict)| verdict.is_some());
             match asked.step.how {
-                How::Each => findings.extend(each(asked.step.places, said)),
+                How::Each => {
+                    let told = self.told.remove(&bucket_of(asked.step.places.from));
+                    findings.extend(each(asked.step.places, said, told.unwrap_or_default()));
+                }
                 _ => {
                     for verdict in said.into_iter().filter_map(|(_, verdict)| verdict) {
-                        self.judged(asked.step, verdict, &mut findings);
+                        self.judged((asked.step, asked.count), verdict, &mut findings);
                     }
                 }
             }
@@ -143,21 +164,28 @@ impl Plan {
         heard.then_some(findings)
     }
 
-    fn judged(&mut self, step: Step, verdict: RangeVerdict, findings: &mut Vec<Finding>) {
+    fn judged(&mut self, (step, count): (Step, u64), verdict: RangeVerdict, findings: &mut Vec<Finding>) {
         let places = step.places;
+        // Whether it can know that it lacks nothing of ours.
+        let sure = verdict.matches || count == 0 || (step.how == How::Keys && verdict.missing.is_some());
         let missing = verdict.missing.unwrap_or_default();
-        let strange = verdict.unknown.unwrap_or_default();
-        let complete = missing.is_empty();
-        if !missing.is_empty() {
-            findings.push(Finding::Missing(places, missing));
-        }
-        if !strange.is_empty() {
-            findings.push(Finding::Strange { places, keys: strange, complete });
-        } else if complete && verdict.matches {
-            findings.push(Finding::Match(places));
-        } else if complete {
+        let keys = verdict.unknown.unwrap_or_default();
+        match (missing.is_empty(), keys.is_empty()) {
+            (false, strange_empty) => {
+                findings.push(Finding::Missing(places, missing));
+                if !strange_empty {
+                    findings.push(Finding::Strange { places, keys, complete: false });
+                }
+            }
+            (true, true) if verdict.matches => findings.push(Finding::Match(places)),
+            (true, false) if sure => findings.push(Finding::Strange { places, keys, complete: true }),
             // Also with two empty lists: an origin that does not know what our keys are for may always send them.
-            self.narrow(step);
+            (true, _) => {
+                if step.how == How::Keys {
+                    self.told.insert(bucket_of(places.from), keys);
+                }
+                self.narrow(step);
+            }
         }
     }
 
@@ -173,7 +201,7 @@ impl Plan {
         for bucket in (first..=last).rev() {
             let whole = bucket_places(bucket);
             let places = Places { from: whole.from.max(from), to: whole.to.min(to) };
-            self.queue.push_front(Step { places, how, first: false });
+            self.queue.push_front(Step { places, how, first: false, beyond: false });
         }
     }
 }
@@ -213,20 +241,32 @@ fn verdicts(answer: ReconcileAnswer) -> BTreeMap<Places, Option<RangeVerdict>> {
     verdicts
 }
 
-/// Reads the verdicts on the orders of one bucket, each asked about for itself.
-fn each(places: Places, said: Vec<(Option<String>, Option<RangeVerdict>)>) -> Option<Finding> {
+/// Reads the verdicts on the orders of one bucket, each asked about for itself. `told` are keys that only the origin
+/// has, by what it said of the whole bucket.
+fn each(
+    places: Places,
+    said: Vec<(Option<String>, Option<RangeVerdict>)>,
+    told: Vec<String>,
+) -> Vec<Finding> {
     let unanswered = said.iter().any(|(_, verdict)| verdict.is_none());
-    let missing: Vec<String> = said
-        .into_iter()
-        .filter(|(_, verdict)| verdict.as_ref().is_some_and(|verdict| !verdict.matches))
-        .filter_map(|(key, _)| key)
-        .collect();
-    match (missing.is_empty(), unanswered) {
-        (false, _) => Some(Finding::Missing(places, missing)),
-        (true, true) => None,
-        // All of ours are there, and yet the bucket differs.
-        (true, false) => Some(Finding::Strange { places, keys: Vec::new(), complete: true }),
+    let (mut missing, mut strange): (Vec<String>, BTreeSet<String>) =
+        (Vec::new(), told.into_iter().collect());
+    for (key, verdict) in said {
+        let (Some(key), Some(verdict)) = (key, verdict) else { continue };
+        let unknown = verdict.unknown.unwrap_or_default();
+        // In doubt it is sent again: the origin knows a key that it has.
+        let has_ours = !unknown.is_empty() && verdict.missing.is_some_and(|missing| !missing.contains(&key));
+        if !verdict.matches && !has_ours {
+            missing.push(key);
+        }
+        strange.extend(unknown);
     }
+    let keys: Vec<String> = strange.into_iter().collect();
+    let complete = missing.is_empty() && !unanswered;
+    let lacks = (!missing.is_empty()).then_some(Finding::Missing(places, missing));
+    // With all of ours there, the bucket differs by something that need not have a name.
+    let more = (complete || !keys.is_empty()).then_some(Finding::Strange { places, keys, complete });
+    lacks.into_iter().chain(more).collect()
 }
 
 /// Builds a request order by order, so that a range of many buckets is never in memory as a whole.
@@ -297,7 +337,7 @@ impl Request {
             self.ranges.push(digest_of(step.places, count, digest, keys));
             ranges.push((step.places, None));
         }
-        self.steps.push(Asked { step, ranges });
+        self.steps.push(Asked { step, count, ranges });
         count
     }
 }

@@ -5,7 +5,7 @@ use super::schedule::{Pace, Schedule};
 use super::view::{NAMED, conditions, states};
 use crate::clock::{instant, mono, wall};
 use crate::heartbeat::Heartbeat;
-use crate::orders::ledger::Ledger;
+use crate::orders::ledger::{Ledger, Outstanding, PassNote};
 use crate::orders::origin::Sender;
 use crate::orders::run::{Events, Routes};
 use crate::status::Board;
@@ -22,11 +22,14 @@ use tokio::task::JoinSet;
 /// Demands that may wait; more are told that the agent is busy.
 const DEMANDS: usize = 16;
 
+/// Keys that are remembered as told.
+const MOST_TOLD: usize = 4_096;
+
 /// Somebody wants every origin to be asked now.
 #[derive(Debug)]
 pub struct Demand {
     full: bool,
-    reply: oneshot::Sender<()>,
+    reply: oneshot::Sender<Result<(), Refused>>,
 }
 
 /// The handle, for whoever asks for a pass or shows the last one. Cheap to clone.
@@ -36,21 +39,30 @@ pub struct Reconcile {
     states: watch::Receiver<Arc<Vec<ReconcileState>>>,
 }
 
-/// More passes are asked for than can wait.
+/// No pass is begun.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("passes are under way already: ask again in a moment")]
-pub struct Busy;
+pub enum Refused {
+    /// More are asked for than can wait.
+    #[error("passes are under way already: ask again in a moment")]
+    Busy,
+    /// There is nobody to ask as.
+    #[error("the device is not activated: no origin can be asked")]
+    NotActivated,
+}
 
 impl Reconcile {
     /// Asks every origin now: about what changed since the last match and the newest orders, or with `full` about
     /// everything that is remembered. True when it was done within `patience`; else it goes on.
     ///
     /// # Errors
-    /// When too many have asked already, or the agent is stopping.
-    pub async fn demand(&self, full: bool, patience: Duration) -> Result<bool, Busy> {
+    /// When too many have asked already, the agent is stopping, or the device is not activated.
+    pub async fn demand(&self, full: bool, patience: Duration) -> Result<bool, Refused> {
         let (reply, done) = oneshot::channel();
-        self.demands.try_send(Demand { full, reply }).map_err(|_| Busy)?;
-        Ok(tokio::time::timeout(patience, done).await.is_ok_and(|done| done.is_ok()))
+        self.demands.try_send(Demand { full, reply }).map_err(|_| Refused::Busy)?;
+        match tokio::time::timeout(patience, done).await {
+            Ok(Ok(outcome)) => outcome.map(|()| true),
+            Ok(Err(_)) | Err(_) => Ok(false),
+        }
     }
 
     /// The facts of every origin that has settled anything.
@@ -92,10 +104,13 @@ struct Memory {
     passes: JoinSet<Passed>,
     /// Asked for while a pass was under way: whether in full.
     demanded: Option<bool>,
-    waiting: Vec<oneshot::Sender<()>>,
+    waiting: Vec<oneshot::Sender<Result<(), Refused>>>,
     strangers: BTreeMap<OriginId, Vec<String>>,
     lost: BTreeMap<OriginId, Vec<String>>,
     table_version: Option<u64>,
+    /// Whether the ledger was found to be an older copy of itself. Once in a life: an origin that is wrong about the
+    /// newest place must not make it begin anew for ever.
+    renewed: bool,
     publish: watch::Sender<Arc<Vec<ReconcileState>>>,
 }
 
@@ -128,6 +143,7 @@ impl Reconciler {
             strangers: BTreeMap::new(),
             lost: BTreeMap::new(),
             table_version: self.routes.table_version(),
+            renewed: false,
             publish,
         };
         loop {
@@ -168,6 +184,7 @@ impl Reconciler {
                 return;
             }
         };
+        self.renew(&compared, memory).await;
         for (open, _) in &compared {
             memory.schedule.known(&open.origin, mono(), fastrand::u32(..));
         }
@@ -185,15 +202,33 @@ impl Reconciler {
         if memory.passes.is_empty() && !memory.schedule.is_demanded(mono()) {
             // Who has given up waiting need not be told.
             for reply in memory.waiting.drain(..) {
-                let _ = reply.send(());
+                let _ = reply.send(Ok(()));
             }
+        }
+    }
+
+    /// An origin has orders of this ledger behind its newest place: they were given before the device was restored from a
+    /// copy. Places that were given once must not be given again.
+    async fn renew(&self, compared: &[(Outstanding, Option<PassNote>)], memory: &mut Memory) {
+        let Some((open, _)) = compared.iter().find(|(open, _)| open.beyond > 0) else { return };
+        if memory.renewed || !memory.passes.is_empty() {
+            return;
+        }
+        memory.renewed = true;
+        let newest = self.ledger.backlog().borrow().newest;
+        let why = format!(
+            "{} has {} orders of this ledger behind place {newest}, its newest: it was restored from an older copy",
+            open.origin, open.beyond
+        );
+        if let Err(error) = self.ledger.renew(newest, &why).await {
+            tracing::error!(%error, why, "the ledger could not go on under another UUID");
         }
     }
 
     /// Begins the pass whose turn it is, if none is under way.
     fn begin(&self, memory: &mut Memory) {
         let Some(sender) = self.sender.borrow().clone() else { return };
-        let Some((origin, full)) = memory.schedule.due(mono()).filter(|_| memory.passes.is_empty()) else {
+        let Some((origin, scope)) = memory.schedule.due(mono()).filter(|_| memory.passes.is_empty()) else {
             return;
         };
         let passer = Passer {
@@ -204,12 +239,17 @@ impl Reconciler {
             events: Arc::clone(&self.events),
             kept: self.kept,
         };
-        memory.passes.spawn(passer.pass(origin, full));
+        memory.passes.spawn(passer.pass(origin, scope));
     }
 
     async fn demanded(&self, demand: Demand, memory: &mut Memory) {
-        if self.sender.borrow().is_none() || memory.waiting.len() >= DEMANDS {
-            // Dropping the reply says that it is not done.
+        let refused = if self.sender.borrow().is_none() {
+            Some(Refused::NotActivated)
+        } else {
+            (memory.waiting.len() >= DEMANDS).then_some(Refused::Busy)
+        };
+        if let Some(refused) = refused {
+            let _ = demand.reply.send(Err(refused));
             return;
         }
         if let Ok(compared) = self.ledger.compared().await {
@@ -229,12 +269,21 @@ impl Reconciler {
             Ok(passed) => {
                 let (now, random) = (mono(), fastrand::u32(..));
                 memory.schedule.ended(&passed.origin, &passed.ended, now, random);
-                self.tell("order.unknown-to-device", &passed.origin, passed.strangers, &mut memory.strangers);
+                let mut strangers = passed.strangers;
+                if passed.left_out {
+                    let before = memory.strangers.get(&passed.origin).into_iter().flatten();
+                    let more: Vec<_> = before.filter(|key| !strangers.contains(key)).cloned().collect();
+                    strangers.extend(more);
+                    strangers.truncate(MOST_TOLD);
+                }
+                self.tell("order.unknown-to-device", &passed.origin, strangers, &mut memory.strangers);
                 self.tell("order.lost-at-origin", &passed.origin, passed.lost, &mut memory.lost);
             }
             Err(error) => {
                 tracing::error!(%error, "a pass was lost");
                 memory.schedule = Schedule::new(self.pace);
+                // Dropping the replies says that it is not done.
+                memory.waiting.clear();
             }
         }
         if let Some(full) = memory.demanded.take() {

@@ -43,6 +43,8 @@ pub(super) enum Ended {
     Through { again: bool },
     /// The origin does not reconcile.
     Unsupported(String),
+    /// The origin need not reconcile.
+    OneByOne,
     /// It did not come to its end; not before this time if the origin asked for patience.
     Failed { why: String, retry_after: Option<Duration> },
 }
@@ -55,6 +57,8 @@ pub(super) struct When {
     not_before: Mono,
     failures: u32,
     unsupported: bool,
+    /// Not asked, and rightly so.
+    pub(super) one_by_one: bool,
     demanded: bool,
     full: bool,
     /// Why the last pass did not come to its end.
@@ -64,14 +68,33 @@ pub(super) struct When {
 /// Failures in a row after which people are told.
 const TROUBLE: u32 = 3;
 
+/// What an origin is asked about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Scope {
+    /// What changed since the last match, and the newest.
+    Changed,
+    /// That, and differences that are known already.
+    Open,
+    /// Everything that is remembered.
+    Full,
+}
+
 impl When {
+    const fn scope(&self) -> Scope {
+        match (self.full, self.demanded) {
+            (true, _) => Scope::Full,
+            (false, true) => Scope::Open,
+            (false, false) => Scope::Changed,
+        }
+    }
+
     fn at(&self) -> Mono {
         self.next.max(self.not_before)
     }
 
     /// Whether people should be told of the trouble.
     pub(super) const fn is_lasting(&self) -> bool {
-        self.unsupported || self.failures >= TROUBLE
+        (self.unsupported && !self.one_by_one) || self.failures >= TROUBLE
     }
 }
 
@@ -105,10 +128,10 @@ impl Schedule {
         self.origins.values().map(When::at).min()
     }
 
-    /// The origin whose turn it is, and whether everything is to be asked about.
-    pub(super) fn due(&self, now: Mono) -> Option<(OriginId, bool)> {
+    /// The origin whose turn it is, and what it is asked about.
+    pub(super) fn due(&self, now: Mono) -> Option<(OriginId, Scope)> {
         let due = self.origins.iter().filter(|(_, when)| when.at() <= now);
-        due.min_by_key(|(_, when)| when.at()).map(|(origin, when)| (origin.clone(), when.full))
+        due.min_by_key(|(_, when)| when.at()).map(|(origin, when)| (origin.clone(), when.scope()))
     }
 
     /// Somebody wants every origin to be asked now. Only an origin that asked for patience waits.
@@ -147,6 +170,10 @@ impl Schedule {
             }
             Ended::Unsupported(why) => {
                 *when = When { unsupported: true, trouble: Some(why.clone()), ..When::default() };
+                about(pace.unsupported, random)
+            }
+            Ended::OneByOne => {
+                *when = When { unsupported: true, one_by_one: true, ..When::default() };
                 about(pace.unsupported, random)
             }
             Ended::Failed { why, retry_after } => {
@@ -215,7 +242,7 @@ mod tests {
             let mut schedule = schedule();
             schedule.ended(&origin(), &Ended::Through { again: false }, at(0), random);
             assert_eq!(schedule.next_at(), Some(at(minutes)));
-            assert_eq!(schedule.due(at(minutes)), Some((origin(), false)));
+            assert_eq!(schedule.due(at(minutes)), Some((origin(), Scope::Changed)));
             assert_eq!(schedule.due(Mono(MINUTE * minutes - Duration::from_millis(1))), None);
         }
     }
@@ -248,7 +275,7 @@ mod tests {
         schedule.demand(true, at(1));
         assert!(!schedule.is_demanded(at(1)), "nobody waits for what the origin puts off");
         assert_eq!(schedule.due(at(4)), None);
-        assert_eq!(schedule.due(at(5)), Some((origin(), true)));
+        assert_eq!(schedule.due(at(5)), Some((origin(), Scope::Full)));
     }
 
     #[test]
@@ -263,6 +290,10 @@ mod tests {
         assert_eq!(schedule.next_at(), Some(at(1)));
         schedule.demand(false, at(0));
         assert!(schedule.is_demanded(at(0)));
-        assert_eq!(schedule.due(at(0)), Some((origin(), false)));
+        assert_eq!(schedule.due(at(0)), Some((origin(), Scope::Open)));
+        schedule.ended(&origin(), &Ended::OneByOne, at(0), u32::MAX / 2);
+        assert!(!schedule.when(&origin()).unwrap().is_lasting(), "nobody need be told of single mode");
+        schedule.routes_changed(true, at(0), 0);
+        assert_eq!(schedule.next_at(), Some(at(1)), "another mode may be set by then");
     }
 }

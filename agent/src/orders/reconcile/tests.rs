@@ -26,6 +26,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 const SOON: Duration = Duration::from_secs(20);
+const TICK: Duration = Duration::from_millis(5);
 
 /// How the origin answers.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -355,6 +356,76 @@ async fn keys_that_the_device_does_not_know_are_reported_once_and_nothing_is_don
     world.origin().held.remove(&9);
     let state = world.pass(false).await;
     assert_eq!((state.unknown, world.condition(Condition::OrdersUnknownToDevice)), (0, None));
+}
+
+#[tokio::test]
+async fn a_ledger_that_is_an_older_copy_is_recognised_and_its_difference_is_not_narrowed_down_for_ever() {
+    let world = World::with(300).await;
+    // What the device had given these places to before it was restored; the last lie in buckets it has yet to reach.
+    for seq in 290..=900 {
+        world.origin().held.entry(seq).or_insert_with(|| (format!("before-{seq}"), "11".repeat(32)));
+    }
+    let before = world.ledger.id();
+    world.pass(false).await;
+    assert_eq!(world.told("order.unknown-to-device").len(), 1);
+    let deadline = tokio::time::Instant::now() + SOON;
+    while world.ledger.id() == before {
+        assert!(tokio::time::Instant::now() < deadline, "the ledger does not go on under another UUID");
+        tokio::time::sleep(TICK).await;
+    }
+    let doubt = world.ledger.storage().borrow().doubt.clone().unwrap();
+    assert!(doubt.starts_with("apac has ") && doubt.contains("behind place 300"), "{doubt}");
+    world.post(301).await;
+    let newest = world.ledger.extent().await.unwrap().last;
+    assert!(newest > 900, "place {newest} was given before");
+}
+
+#[tokio::test]
+async fn a_difference_that_is_known_is_not_narrowed_down_for_ever() {
+    let world = World::with(300).await;
+    // In the bucket that the ledger is in, so that it tells of no older copy.
+    for seq in 310..=320 {
+        world.origin().held.insert(seq, (format!("before-{seq}"), "11".repeat(32)));
+    }
+    let state = world.pass(false).await;
+    assert_eq!((state.unknown, state.matched_at), (11, None));
+    let world = world.restarted(Pace { after_change: TICK, every: TICK, ..only_on_demand() }).await;
+    world.origin().asked.clear();
+    let passes =
+        |asked: &[ReconcileRequest]| asked.iter().filter(|request| request.ranges[0].from_seq == 1).count();
+    let deadline = tokio::time::Instant::now() + SOON;
+    while passes(&world.origin().asked) < 5 {
+        assert!(tokio::time::Instant::now() < deadline, "no passes");
+        tokio::time::sleep(TICK).await;
+    }
+    let closely = |request: &&ReconcileRequest| request.ranges.iter().any(|range| range.keys.is_some());
+    assert_eq!(world.origin().asked.iter().filter(closely).count(), 0, "it is remembered");
+    // What changes is looked at again.
+    world.post(301).await;
+    let places = world.ledger.extent().await.unwrap().last;
+    world.settle(vec![places]).await;
+    let deadline = tokio::time::Instant::now() + SOON;
+    while !world.origin().asked.iter().any(|request| closely(&request)) {
+        assert!(tokio::time::Instant::now() < deadline, "the bucket that changed is not looked at");
+        tokio::time::sleep(TICK).await;
+    }
+}
+
+#[tokio::test]
+async fn what_is_on_its_way_again_stays_missing_until_the_origin_is_seen_to_have_it() {
+    let world = World::with(300).await;
+    world.pass(false).await;
+    world.origin().held.retain(|seq, _| ![3, 4, 5].contains(seq));
+    world.pass(false).await;
+    world.settle(vec![3]).await;
+    // 4 and 5 wait: the rest of the bucket matches, which says nothing of them.
+    let state = world.pass(false).await;
+    assert_eq!((state.resent, state.missing), (0, 2));
+    world.settle(vec![4, 5]).await;
+    world.origin().held.remove(&5);
+    let state = world.pass(false).await;
+    assert_eq!((state.resent, state.missing), (0, 1), "it rests, and is missing all the same");
+    assert!(world.condition(Condition::OrdersMissingAtOrigin).unwrap().starts_with("apac: 1 "));
 }
 
 #[tokio::test]

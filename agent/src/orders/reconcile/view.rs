@@ -11,6 +11,9 @@ use std::collections::BTreeMap;
 /// Keys that are named; the others are counted.
 pub(super) const NAMED: usize = 10;
 
+/// Why nothing is compared where nothing need be.
+const ONE_BY_ONE: &str = "takes orders one by one (single mode): it has no comparison, and needs none";
+
 /// The facts of every origin that has settled anything.
 pub(super) fn states(
     compared: &[(Outstanding, Option<PassNote>)],
@@ -33,6 +36,7 @@ pub(super) fn states(
             unknown: open.strange,
             next_at: next.map(|wait| Timestamp::from_millis(wall.millis().saturating_add(wait))),
             last_error: when.and_then(|when| when.trouble.clone()),
+            not_compared: when.filter(|when| when.one_by_one).map(|_| ONE_BY_ONE.to_owned()),
         }
     };
     compared.iter().map(state).collect()
@@ -51,11 +55,16 @@ pub(super) fn conditions(
         } else {
             format!("; {} cannot be sent again, their bodies have been let go", open.lost)
         };
-        format!("{}: {} sent again{lost}", open.origin, open.resent)
+        format!("{}: {} sent again, or about to be{lost}", open.origin, open.resent)
     });
     let unknown = open().filter(|open| open.strange > 0).map(|open| {
         let keys = strangers.get(&open.origin).map(Vec::as_slice).unwrap_or_default();
-        format!("{}: {}{}", open.origin, open.strange, named(keys))
+        let copied = if open.beyond == 0 {
+            ""
+        } else {
+            "; some lie behind the newest place of this ledger, so it was restored from an older copy"
+        };
+        format!("{}: {}{}{copied}", open.origin, open.strange, named(keys))
     });
     let trouble = open().filter_map(|open| {
         let lasting = schedule.when(&open.origin).filter(|when| when.is_lasting())?;

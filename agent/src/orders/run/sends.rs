@@ -1,5 +1,5 @@
 //! Batches on their way: each is bound first, then waits for its turn, then is sent. At most one per origin is on the
-//! wire and one more is prepared behind it; whose turn it is the dispatcher says.
+//! wire and one more is prepared behind it; whose turn it is the dispatcher says. What goes aside has no turn to wait for.
 //!
 //! ```text
 //! begin ─► binding ─► bound ─ go ──► sent ─► End::Answered
@@ -67,6 +67,14 @@ impl Sends {
         self.tasks.spawn(post.batch(sending, turn));
     }
 
+    /// Binds and sends beside whatever else is on its way to this origin.
+    pub(super) fn aside(&mut self, sending: Sending, post: Post) {
+        let (go, turn) = oneshot::channel();
+        // It is given up by its own deadline alone.
+        drop(go.send(Arc::default()));
+        self.tasks.spawn(post.batch(sending, turn));
+    }
+
     /// What was prepared for this origin is sent.
     pub(super) fn go(&mut self, origin: &OriginId) {
         let Some(go) = self.prepared.remove(origin) else { return };
@@ -118,7 +126,10 @@ impl Post {
             _ if orders.is_empty() => BatchOutcome::Answered(Vec::new()),
             (Ok(way), Some(sender)) => tokio::select! {
                 outcome = send(sender, &way, Parcel { udl: country, orders, shadow_of: None }) => {
-                    self.routes.report(origin, &outcome);
+                    // What goes aside is doubted itself: it is no witness against the origin.
+                    if !sending.aside {
+                        self.routes.report(origin, &outcome);
+                    }
                     outcome
                 }
                 () = give_up.notified() => {

@@ -74,6 +74,7 @@ impl Said {
             }
             BatchOutcome::Busy { detail, retry_after, .. } => unclear(detail, *retry_after),
             BatchOutcome::Unreachable(why)
+            | BatchOutcome::Stalled(why)
             | BatchOutcome::IdentityRefused(why)
             | BatchOutcome::NotTheOrigin(why) => unclear(why, None),
             BatchOutcome::Partly { others, .. } => Self::by_shadow(others),

@@ -128,6 +128,12 @@ impl Shadow {
         used.then(|| Report { rules, waiting, counts: tally.counts, examples: tally.examples() })
     }
 
+    /// That many copies differ, while a rule is in force.
+    #[must_use]
+    pub fn trouble(&self) -> Option<String> {
+        if (self.rules)().is_empty() { None } else { self.tally().trouble() }
+    }
+
     /// Metrics by name.
     #[must_use]
     pub fn metrics(&self) -> BTreeMap<String, f64> {

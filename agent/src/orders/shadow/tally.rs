@@ -10,6 +10,10 @@ use std::time::Duration;
 
 /// Differences that are remembered.
 const EXAMPLES: usize = 10;
+/// Differences among the last [`COMPARED`] copies that are more than chance or a single odd order.
+const MANY: u32 = 10;
+/// Copies of which it is remembered whether they differed: the bits of a number.
+const COMPARED: u32 = u128::BITS;
 /// Least time between two events.
 const EVENT_GAP: Duration = Duration::from_secs(60);
 
@@ -56,11 +60,27 @@ pub(super) struct Tally {
     /// Differences that head office has not been told of.
     untold: u64,
     told_at: Option<Mono>,
+    /// The newest comparisons, the last one in the lowest bit; set when they differed.
+    recent: u128,
 }
 
 impl Tally {
+    /// Counts a copy of which both said the same.
+    pub(super) const fn same(&mut self) {
+        self.counts.same += 1;
+        self.recent <<= 1;
+    }
+
+    /// What a person should know: many of the last copies differed.
+    pub(super) fn trouble(&self) -> Option<String> {
+        let (different, shadow) = (self.recent.count_ones(), &self.examples.front()?.shadow);
+        (different >= MANY)
+            .then(|| format!("{shadow} judged {different} of the last {COMPARED} compared orders otherwise"))
+    }
+
     /// Counts a difference.
     pub(super) fn different(&mut self, example: Example) {
+        self.recent = (self.recent << 1) | 1;
         self.counts.different += 1;
         self.untold += 1;
         self.examples.push_front(example);
@@ -120,6 +140,19 @@ mod tests {
         assert_eq!((&event["different"], &event["totals"]["different"]), (&json!(3), &json!(4)));
         assert_eq!(event["examples"].as_array().unwrap().len(), 3);
         assert_eq!((tally.event(at(200)), tally.event_at()), (None, None));
+    }
+
+    #[test]
+    fn many_differences_among_the_last_comparisons_are_trouble_until_they_have_passed() {
+        let mut tally = Tally::default();
+        (1..10).for_each(|n| tally.different(example(n)));
+        assert_eq!(tally.trouble(), None);
+        tally.different(example(10));
+        assert!(tally.trouble().is_some_and(|told| told.starts_with("us-next judged 10 of")));
+        (0..118).for_each(|_| tally.same());
+        assert!(tally.trouble().is_some());
+        tally.same();
+        assert_eq!(tally.trouble(), None);
     }
 
     #[test]

@@ -17,6 +17,7 @@ pub struct Model {
     pub differing: i64,
     pub missing: i64,
     pub unknown: i64,
+    pub differences: Option<String>,
 }
 
 /// None: rows name each other by identifier only.

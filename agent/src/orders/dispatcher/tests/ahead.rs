@@ -131,7 +131,7 @@ fn nothing_is_prepared_behind_slow_batches_or_without_a_drain() {
 fn what_is_over_is_not_read_again_before_it_is_on_disk() {
     let mut dispatcher = Dispatcher::new(MAX);
     let heads = vec![Head { seq: 1, bytes: 9, attempts: 0, user: None }];
-    let sent = Sending { origin: origin("a"), country: country("US"), heads };
+    let sent = Sending { origin: origin("a"), country: country("US"), heads, aside: false };
     let actions = dispatcher.answered(&sent, &settle_all(&[1], Mono::default()), Mono::default(), 0);
     let [Action::Record(changes)] = &actions[..] else { panic!("{actions:?}") };
     assert!(dispatcher.in_flight().contains(&1));

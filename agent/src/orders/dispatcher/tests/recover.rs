@@ -11,7 +11,7 @@ fn cut_off(seed: u64, back: Mono) -> World {
     world.answers("a", move |seqs, now| {
         if now < back { BatchOutcome::Unreachable("no route".into()) } else { settle_all(seqs, now) }
     });
-    world.is_up = Some(Box::new(move |_, now| now >= back));
+    world.is_up = Some(Box::new(move |_, _, now| now >= back));
     world.recovery.set_device(&format!("POS-{seed}"));
     world
 }
@@ -149,7 +149,7 @@ fn the_breaker_opens_tries_one_order_and_closes() {
     world.post(20, "US");
     world.answers("a", |_, _| BatchOutcome::Busy { failing: true, detail: "503".into(), retry_after: None });
     world.run_for(Duration::ZERO);
-    assert!(matches!(only_lane(&world), LaneState::Open { cause: Cause::Busy, .. }));
+    assert!(matches!(only_lane(&world), LaneState::Open { cause: Cause::Failing, .. }));
     world.run_for(MINUTE);
     assert!(world.sends[1..].iter().all(|(_, size)| *size == 1), "{:?}", world.sends);
     world.answers("a", settle_all);
@@ -161,7 +161,7 @@ fn the_breaker_opens_tries_one_order_and_closes() {
 #[test]
 fn a_wait_that_the_origin_asked_for_outlasts_every_sign_of_life() {
     let mut world = World::new(26);
-    world.is_up = Some(Box::new(|_, _| true));
+    world.is_up = Some(Box::new(|_, _, _| true));
     let retry_after = Some(MINUTE * 5);
     let mut calls = 0;
     world.answers("a", move |seqs, now| {
@@ -179,10 +179,96 @@ fn a_wait_that_the_origin_asked_for_outlasts_every_sign_of_life() {
     assert_eq!(world.settled(), 5);
 }
 
+/// Whoever served as a probe waits for the origin, and for nothing else.
+#[test]
+fn the_wait_of_a_probe_ends_when_another_order_is_answered() {
+    for failing in [true, false] {
+        let mut world = World::new(32);
+        let back = Mono::default().plus(MINUTE * 30);
+        world.answers("a", move |seqs, now| match (now < back, failing) {
+            (true, true) => BatchOutcome::Busy { failing, detail: "503".into(), retry_after: None },
+            (true, false) => BatchOutcome::Unreachable("down".into()),
+            _ => settle_all(seqs, now),
+        });
+        world.post(4, "US");
+        world.run_for(MINUTE * 30);
+        while only_lane(&world) != LaneState::Closed {
+            world.run_for(SECOND / 10);
+        }
+        world.run_for(SECOND);
+        assert_eq!(world.settled(), 4, "failing: {failing}");
+    }
+}
+
+#[test]
+fn an_origin_that_is_there_and_unhealthy_is_noticed_soon_when_it_is_well_again() {
+    for (seed, status) in (0..40).zip([true, false].into_iter().cycle()) {
+        let back = Mono::default().plus(MINUTE * 20);
+        let mut world = World::new(seed);
+        world.answers("a", move |seqs, now| match (now < back, status) {
+            (true, true) => BatchOutcome::Busy { failing: true, detail: "503".into(), retry_after: None },
+            (true, false) => BatchOutcome::NotTheOrigin("502 as a page".into()),
+            _ => settle_all(seqs, now),
+        });
+        world.is_up = Some(Box::new(move |_, probe, now| probe == Probe::Knock || now >= back));
+        world.post(30, "US");
+        world.run_for(MINUTE * 20 - SECOND);
+        world.post(1, "US");
+        let greetings = world.greetings.len();
+        assert!((300..1_000).contains(&greetings), "{greetings} looks in twenty minutes");
+        world.run_for(SECOND * 6);
+        let at = settled_at(&world, 31).unwrap_or_else(|| panic!("it waits, seed {seed}"));
+        assert!(at <= back.plus(SECOND * 4), "seed {seed}: {:?} after the return", at.after(back));
+    }
+}
+
+/// Its health is fine, and still it fails for every order.
+#[test]
+fn an_origin_that_says_it_is_well_and_fails_is_tried_now_and_then() {
+    let mut world = World::new(33);
+    let back = Mono::default().plus(MINUTE * 20);
+    world.answers("a", move |seqs, now| {
+        if now < back {
+            BatchOutcome::Busy { failing: true, detail: "503".into(), retry_after: None }
+        } else {
+            settle_all(seqs, now)
+        }
+    });
+    world.is_up = Some(Box::new(|_, _, _| true));
+    world.post(30, "US");
+    world.run_for(MINUTE * 20);
+    let tries = world.log.len();
+    assert!((60..200).contains(&tries), "{tries} tries in twenty minutes");
+    // The pace of the knocks and of the looks behind them.
+    world.run_for(SECOND * 32);
+    assert_eq!(world.settled(), 30);
+}
+
+/// Balancers like to ask for a second or two.
+#[test]
+fn a_short_wait_that_was_asked_for_is_followed_by_looking_for_health() {
+    let back = Mono::default().plus(MINUTE * 20);
+    let mut world = World::new(34);
+    world.answers("a", move |seqs, now| {
+        if now < back {
+            let retry_after = Some(SECOND * 2);
+            BatchOutcome::Busy { failing: true, detail: "503".into(), retry_after }
+        } else {
+            settle_all(seqs, now)
+        }
+    });
+    world.is_up = Some(Box::new(move |_, probe, now| probe == Probe::Knock || now >= back));
+    world.post(30, "US");
+    world.run_for(MINUTE * 20 - SECOND);
+    world.post(1, "US");
+    world.run_for(SECOND * 6);
+    assert!(settled_at(&world, 31).is_some_and(|at| at <= back.plus(SECOND * 4)), "it waits");
+}
+
 #[test]
 fn an_order_that_breaks_a_healthy_origin_is_not_sent_again_at_each_look() {
     let mut world = World::new(27);
-    world.is_up = Some(Box::new(|_, _| true));
+    world.is_up = Some(Box::new(|_, _, _| true));
     world.answers("a", |seqs, now| {
         if seqs.contains(&3) { BatchOutcome::Unreachable("reset".into()) } else { settle_all(seqs, now) }
     });

@@ -89,6 +89,34 @@ pub(in crate::orders::ledger) fn journal_is_broken(ledger: &Path) -> io::Result<
     Ok(pages.into_iter().any(|page| image.last(page) != image.newest(page)))
 }
 
+/// What a journal says of itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::orders::ledger) enum Run {
+    /// There is none.
+    Missing,
+    /// Its head cannot be believed.
+    Torn,
+    /// The same for as long as it is continued: SQLite moves its first salt on by one with each round.
+    Of(u32),
+}
+
+/// Which journal lies beside a ledger.
+pub(in crate::orders::ledger) fn journal_run(ledger: &Path) -> io::Result<Run> {
+    let mut header = [0; WAL_HEADER];
+    let read = File::open(journal_of(ledger)).and_then(|mut file| file.read_exact(&mut header));
+    match read {
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::UnexpectedEof) => {
+            return Ok(Run::Missing);
+        }
+        other => other?,
+    }
+    let sum = checksum(number(&header, 0) & 1 == 1, (0, 0), &header[..24]);
+    if sum != (number(&header, 24), number(&header, 28)) {
+        return Ok(Run::Torn);
+    }
+    Ok(Run::Of(number(&header, 16).wrapping_sub(number(&header, 12))))
+}
+
 impl Image {
     /// Opens a file and its journal; either may be missing.
     pub(super) fn open(path: &Path) -> io::Result<Self> {

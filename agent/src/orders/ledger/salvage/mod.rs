@@ -15,7 +15,7 @@ mod image;
 mod merge;
 mod rows;
 
-pub(super) use image::{journal_is_broken, journal_of};
+pub(super) use image::{Run, journal_is_broken, journal_of, journal_run};
 pub(super) use merge::Counted;
 
 use super::seal::Keys;

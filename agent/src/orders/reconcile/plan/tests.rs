@@ -53,9 +53,10 @@ impl Origin {
 
 /// Goes through a pass of a device that holds these places.
 fn pass(ours: &[u64], marks: &[u64], origin: &mut Origin) -> Vec<Finding> {
-    let marks: Vec<_> = marks.iter().map(|bucket| Mark { bucket: *bucket, generation: 0 }).collect();
+    let marks: Vec<_> =
+        marks.iter().map(|bucket| Mark { bucket: *bucket, generation: 0, known: false }).collect();
     let extent = Extent { forgotten_to: 0, last: ours.iter().copied().max().unwrap_or(0) };
-    let mut plan = Plan::new(&marks, extent);
+    let mut plan = Plan::new(&marks, extent, true);
     let mut findings = Vec::new();
     loop {
         let steps = plan.next();
@@ -105,8 +106,8 @@ fn a_hundred_thousand_orders_that_match_cost_one_request() {
     let ours: Vec<u64> = (1..=100_000).collect();
     let mut origin = Origin::with(1..=100_000);
     let findings = pass(&ours, &(0..=390).collect::<Vec<_>>(), &mut origin);
-    assert_eq!(origin.requests, [25]);
-    assert_eq!(matched_buckets(&findings), (0..=390).collect());
+    assert_eq!(origin.requests, [26]);
+    assert_eq!(matched_buckets(&findings), (0..=406).collect(), "and what would lie beyond");
 }
 
 #[test]
@@ -115,8 +116,8 @@ fn one_lost_order_among_a_hundred_thousand_is_found_in_three_rounds() {
     let mut origin = Origin::with((1..=100_000).filter(|seq| *seq != 54_321));
     let findings = pass(&ours, &(0..=390).collect::<Vec<_>>(), &mut origin);
     assert_eq!(missing(&findings), ["k54321"]);
-    assert_eq!(origin.requests, [25, 16, 1]);
-    assert_eq!(matched_buckets(&findings), (0..=390).filter(|bucket| *bucket != 212).collect());
+    assert_eq!(origin.requests, [26, 16, 1]);
+    assert_eq!(matched_buckets(&findings), (0..=406).filter(|bucket| *bucket != 212).collect());
 }
 
 #[test]
@@ -132,32 +133,33 @@ fn an_origin_that_names_nothing_is_asked_order_by_order() {
 fn what_only_the_origin_has_is_named_or_at_least_noticed() {
     let ours: Vec<u64> = (1..=100).filter(|seq| *seq != 9).collect();
     let mut origin = Origin::with(1..=100);
+    let (places, beyond) = (Places { from: 1, to: 255 }, Finding::Match(Places { from: 256, to: 4_351 }));
+    let strange = |keys| Finding::Strange { places, keys, complete: true };
     let findings = pass(&ours, &[0], &mut origin);
-    let places = Places { from: 1, to: 255 };
-    assert_eq!(findings, [Finding::Strange { places, keys: vec!["k9".into()], complete: true }]);
+    assert_eq!(findings, [beyond.clone(), strange(vec!["k9".into()])]);
     origin.names = false;
     let findings = pass(&ours, &[0], &mut origin);
-    assert_eq!(findings, [Finding::Strange { places, keys: Vec::new(), complete: true }]);
+    assert_eq!(findings, [beyond, strange(Vec::new())]);
 }
 
 #[test]
 fn days_of_gaps_are_asked_about_and_the_newest_always() {
     let mut origin = Origin::with(0..0);
     origin.names = false;
-    let marks: Vec<_> = [3, 4, 900].map(|bucket| Mark { bucket, generation: 1 }).into();
-    let mut plan = Plan::new(&marks, Extent { forgotten_to: 800, last: 1_000_000 });
+    let marks: Vec<_> = [3, 4, 900].map(|bucket| Mark { bucket, generation: 1, known: false }).into();
+    let mut plan = Plan::new(&marks, Extent { forgotten_to: 800, last: 1_000_000 }, true);
     let asked: Vec<_> = plan.next().into_iter().map(|step| (step.places.from, step.places.to)).collect();
-    assert_eq!(asked, [(801, 1_279), (230_400, 230_655), (996_096, 1_000_191)]);
+    assert_eq!(asked, [(801, 1_279), (230_400, 230_655), (996_096, 1_000_191), (1_000_192, 1_004_287)]);
 }
 
 #[test]
 fn what_is_forgotten_is_not_asked_about() {
-    let marks: Vec<_> = (0..3).map(|bucket| Mark { bucket, generation: 1 }).collect();
+    let marks: Vec<_> = (0..3).map(|bucket| Mark { bucket, generation: 1, known: false }).collect();
     let extent = Extent { forgotten_to: 300, last: 0 };
     assert_eq!(forgotten(&marks, extent), marks[..1]);
-    let asked: Vec<_> = Plan::new(&marks, extent).next().iter().map(|step| step.places).collect();
+    let asked: Vec<_> = Plan::new(&marks, extent, true).next().iter().map(|step| step.places).collect();
     assert_eq!(asked, [Places { from: 301, to: 767 }]);
-    let mut nothing = Plan::new(&[], Extent::default());
+    let mut nothing = Plan::new(&[], Extent::default(), true);
     assert!(nothing.next().is_empty());
 }
 
@@ -168,9 +170,9 @@ fn verdict(from_seq: u64, to_seq: u64, matches: bool, missing: Option<&str>) -> 
 
 /// What one answer to the first request of a device with 600 orders is taken for.
 fn taken(verdicts: Vec<RangeVerdict>) -> Option<Vec<Finding>> {
-    let marks = [Mark { bucket: 0, generation: 0 }];
+    let marks = [Mark { bucket: 0, generation: 0, known: false }];
     let ours: Vec<u64> = (1..=600).collect();
-    let mut plan = Plan::new(&marks, Extent { forgotten_to: 0, last: 600 });
+    let mut plan = Plan::new(&marks, Extent { forgotten_to: 0, last: 600 }, true);
     let request = request(&ours, plan.next());
     plan.answered(request, ReconcileAnswer { ranges: verdicts, server_time: None })
 }
@@ -201,6 +203,71 @@ fn keys_named_at_the_first_question_are_heard_at_once() {
     let places = Places { from: 1, to: 767 };
     let found = taken(vec![verdict(1, 767, false, Some("k3"))]);
     assert_eq!(found, Some(vec![Finding::Missing(places, vec!["k3".into()])]));
+}
+
+#[test]
+fn keys_that_only_the_origin_has_do_not_hide_what_it_lacks() {
+    // It says of every range what it has besides, and cannot know what it lacks.
+    let ours: Vec<u64> = (1..=600).collect();
+    let mut held: BTreeMap<u64, String> =
+        ours.iter().filter(|seq| **seq != 7).map(|seq| (*seq, format!("k{seq}"))).collect();
+    held.insert(9, "foreign".into());
+    let marks = [0, 1, 2].map(|bucket| Mark { bucket, generation: 0, known: false });
+    let mut plan = Plan::new(&marks, Extent { forgotten_to: 0, last: 600 }, true);
+    let mut findings = Vec::new();
+    loop {
+        let steps = plan.next();
+        if steps.is_empty() {
+            break;
+        }
+        let mut request = request(&ours, steps);
+        let ranges = request.take_ranges().into_iter().map(|range| {
+            let here = held.range(range.from_seq..=range.to_seq);
+            let (count, digest) =
+                sum_of(here.clone().map(|(seq, key)| SettledOrder { key: key.clone(), ..settled(*seq) }));
+            let matches = (count, digest) == (range.count, range.digest);
+            let foreign =
+                || here.clone().any(|(_, key)| key == "foreign").then(|| vec!["foreign".to_owned()]);
+            let unknown = (!matches).then(foreign).flatten();
+            RangeVerdict { matches, unknown, ..verdict(range.from_seq, range.to_seq, matches, None) }
+        });
+        let answer = ReconcileAnswer { ranges: ranges.collect(), server_time: None };
+        findings.extend(plan.answered(request, answer).unwrap());
+    }
+    assert_eq!(missing(&findings), ["k7", "k9"], "its order of place 9 is another's");
+    let strange = findings.iter().find_map(|finding| match finding {
+        Finding::Strange { keys, complete, .. } => Some((keys.clone(), *complete)),
+        _ => None,
+    });
+    assert_eq!(strange, Some((vec!["foreign".to_owned()], false)));
+}
+
+#[test]
+fn a_single_place_with_ours_and_another_is_not_sent_again() {
+    let said = |missing: &[&str], unknown: &[&str]| {
+        let keys = |keys: &[&str]| Some(keys.iter().map(|key| (*key).to_owned()).collect());
+        let verdict =
+            RangeVerdict { missing: keys(missing), unknown: keys(unknown), ..verdict(9, 9, false, None) };
+        each(Places { from: 1, to: 255 }, vec![(Some("k9".into()), Some(verdict))], Vec::new())
+    };
+    let places = Places { from: 1, to: 255 };
+    let strange = Finding::Strange { places, keys: vec!["foreign".into()], complete: true };
+    assert_eq!(said(&[], &["foreign"]), [strange]);
+    assert_eq!(said(&[], &[]), [Finding::Missing(places, vec!["k9".into()])], "two empty lists say nothing");
+    assert!(said(&["k9"], &["foreign"]).contains(&Finding::Missing(places, vec!["k9".into()])));
+}
+
+#[test]
+fn a_difference_that_is_known_is_left_out_until_it_is_wanted() {
+    let mark = |bucket, known| Mark { bucket, generation: 1, known };
+    let marks = [mark(1, true), mark(2, false), mark(4, true)];
+    let extent = Extent { forgotten_to: 0, last: 600 };
+    let asked = |known| -> Vec<(u64, u64, bool)> {
+        let steps = Plan::new(&marks, extent, known).next();
+        steps.iter().map(|step| (step.places.from, step.places.to, step.beyond)).collect()
+    };
+    assert_eq!(asked(false), [(1, 255, false), (512, 767, false), (768, 1_023, true), (1_280, 4_863, true)]);
+    assert_eq!(asked(true), [(1, 767, false), (768, 4_863, true)]);
 }
 
 proptest::proptest! {
