@@ -6,7 +6,9 @@
 //! | backlog, storage | last value | ledger thread → dispatcher, conditions | overwritten |
 //! | batches under way | 1 per origin, in a drain 1 more that is bound | dispatcher → origins | the dispatcher waits |
 //! | probes under way | 4 per origin that does not answer | dispatcher → origins | their time-outs end them |
-//! | changes of the network | last value | kernel → dispatcher | overwritten |
+//! | changes of the network | last value | kernel → dispatcher, names | overwritten |
+//! | look-ups under way | 64 names | clients, probes → names | those who wait are served otherwise after 1.8 s |
+//! | proofs to write down | last value | clients → writer of `names.json` | overwritten |
 //! | shadow copies | 256 and 1 MiB | orders → shadow | the newest is dropped and counted |
 //! | routing inbox | 256 | reports, offers → routing | reports dropped, offers told to come back |
 //! | demands for a pass | 16 | API → reconciliation | told to come back |
@@ -37,7 +39,7 @@ use crate::hosts;
 use crate::http::{Gate, listener};
 use crate::identity::{self, Identity};
 use crate::logging::{self, LoggingError};
-use crate::net::{ClientSettings, OverrideSource, line};
+use crate::net::{ClientSettings, NamesSettings, OverrideSource, Resolver, line};
 use crate::orders::dispatcher::Limits;
 use crate::orders::intake::{self, Intake};
 use crate::orders::ledger::{Ledger, LedgerSettings, OpenError, make_room_to_start};
@@ -53,6 +55,7 @@ use crate::store::StoreError;
 use relaying::Relaying;
 use routes::{RoutesOfOrders, shadow_rules};
 use samovar_wire::conditions::Condition;
+use samovar_wire::route::Scheme;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -191,7 +194,9 @@ impl Frame {
 
     fn routing(&mut self, identity: &Identity, overrides: OverrideSource) -> Result<Routing, StartError> {
         let membership = self.membership(identity);
+        let resolver = self.names();
         let (routing, runner) = routing::start(Setup {
+            resolver,
             data: self.data.clone(),
             table: self.config.routing.table.clone(),
             membership,
@@ -208,6 +213,20 @@ impl Frame {
         })?;
         self.spawn("routing", STUCK, |heartbeat, stop| runner.run(heartbeat, stop));
         Ok(routing)
+    }
+
+    fn names(&mut self) -> Resolver {
+        let (resolver, damaged) = Resolver::open(NamesSettings {
+            data: Some(self.data.clone()),
+            servers: self.config.dns.servers(),
+            plain: self.config.origin.scheme == Scheme::Http,
+        });
+        if let Some(what) = damaged {
+            self.board.raise(Condition::FileSetAside, what);
+        }
+        let watched = resolver.clone();
+        self.spawn("names", STUCK, |heartbeat, stop| watched.watch_network(line::changes(), heartbeat, stop));
+        resolver
     }
 
     fn outbox(&self) -> Result<Outbox, StartError> {

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! POST ──► intake ──► ledger ──► dispatcher ──► routing ──► origin            orders/
-//! route table ──► verify ──► choose ──► health ──► resolver                   routing/
+//! route table ──► verify ──► choose ──► health ──► names ──► race             routing/, net/
 //! every flow ──► board ──► report ──► outbox ──► MQTT                         status/  relay/
 //! page, CLI, fleet ──► overrides.json ──► resolver, hosts file                hosts/
 //! claim ──► key, CSR ──► certificate ──► renewal                              identity/

@@ -43,7 +43,7 @@ impl Frame {
         let collect =
             collect(self.epoch, identity, routing, (ledger, reconcile, hosts), revision.subscribe());
         let ticks = self.ticks(identity, (ledger, reconcile, hosts), revision.subscribe());
-        let changes = vec![routing.changed(), ticks];
+        let changes = vec![routing.changed(), routing.names().1, ticks];
         let reporter = Reporter { board: self.board.clone(), collect: Arc::clone(&collect), changes };
         let publish = watch::Sender::new(Arc::new(reporter.state().await));
         let state = publish.subscribe();
@@ -144,6 +144,7 @@ fn collect(
                 update: None,
                 overrides,
                 reconcile: reconcile.to_vec(),
+                names: routing.names().0,
             }
         })
     })

@@ -12,7 +12,7 @@ mod template;
 
 pub use commands::{CommandKey, CommandsSection};
 pub use sections::{
-    Compression, HostsSection, IdentitySection, LocalApiSection, LogsSection, OrdersSection, OriginMode,
+    Compression, DnsSection, HostsSection, IdentitySection, LocalApiSection, LogsSection, OrdersSection, OriginMode,
     OriginSection, OriginTls, RelaySection, RoutingSection,
 };
 pub use single::{Meaning, SingleMethod, SingleSection, Status};
@@ -32,6 +32,8 @@ pub struct Config {
     pub identity: IdentitySection,
     /// The route table.
     pub routing: RoutingSection,
+    /// Who is asked for names.
+    pub dns: DnsSection,
     /// How origins are spoken to.
     pub origin: OriginSection,
     /// MQTT.
@@ -115,6 +117,7 @@ impl Config {
     fn check(&self) -> Result<(), (&'static str, String)> {
         self.identity.check()?;
         self.routing.check()?;
+        self.dns.check()?;
         self.origin.check()?;
         self.relay.check()?;
         self.commands.check()?;

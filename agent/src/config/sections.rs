@@ -92,6 +92,33 @@ impl RoutingSection {
     }
 }
 
+/// `[dns]`
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DnsSection {
+    /// Servers that are asked for the names of the route table instead of the system's resolver; empty asks the system
+    /// first and its servers next.
+    pub servers: Vec<String>,
+}
+
+impl DnsSection {
+    /// The servers.
+    #[must_use]
+    pub fn servers(&self) -> Vec<SocketAddr> {
+        self.servers.iter().filter_map(|text| crate::net::server(text)).collect()
+    }
+
+    pub(super) fn check(&self) -> Result<(), Wrong> {
+        match self.servers.iter().find(|text| crate::net::server(text).is_none()) {
+            Some(text) => {
+                Err(("dns.servers", format!("`{text}` is not an address, or an address and a port")))
+            }
+            None if self.servers.len() > 4 => Err(("dns.servers", "give at most 4".into())),
+            None => Ok(()),
+        }
+    }
+}
+
 /// `[origin]`
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]

@@ -132,7 +132,7 @@ const OPERATIONS: &[Operation] = &[
             ("class", false, "device class"),
         ],
         answers: &[
-            ("200", "domain, base_url, origin, addresses, reason"),
+            ("200", "domain, base_url, origin, addresses, reason; dns says who gave the addresses"),
             ("404", "residency leaves no origin"),
             ("503", "no route table"),
         ],

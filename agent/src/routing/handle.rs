@@ -7,11 +7,11 @@ use super::pointed;
 use super::probe::{self, Tried};
 use super::view::{Ask, InForce, RouteError, View};
 use crate::clock::{mono, trusted_wall};
-use crate::net::{Clients, NetError};
+use crate::net::{By, Clients, Found, NetError};
 use samovar_wire::encoding::hex;
 use samovar_wire::ids::DeviceClass;
 use samovar_wire::route::{Decision, Reason, Table};
-use samovar_wire::status::{Line, OriginState, RouteTableState};
+use samovar_wire::status::{ChainLink, Line, NameState, OriginState, RouteTableState};
 use samovar_wire::{Country, OriginId, ServiceName};
 use serde::Serialize;
 use std::net::IpAddr;
@@ -101,6 +101,20 @@ pub struct Resolution {
     pub stale: bool,
     /// How long the answer may be used.
     pub valid_for_s: u64,
+    /// How the addresses were found; absent when there are none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dns: Option<ResolvedBy>,
+}
+
+/// Where addresses come from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ResolvedBy {
+    /// The host of the endpoint, which is what was looked up.
+    pub host: String,
+    /// Who gave the first address.
+    pub answered_by: By,
+    /// The names that the host stands for, each with the milliseconds it cost when last measured.
+    pub chain: Vec<ChainLink>,
 }
 
 impl Routing {
@@ -225,6 +239,13 @@ impl Routing {
         Snapshot { route_table, origins, line: view.line, table: view.in_force.clone() }
     }
 
+    /// The names in use, for the report; and when they change.
+    #[must_use]
+    pub fn names(&self) -> (Vec<NameState>, watch::Receiver<u64>) {
+        let resolver = self.clients.resolver();
+        (resolver.states(), resolver.changed())
+    }
+
     /// Where a service is now, with addresses looked up within a short deadline.
     ///
     /// # Errors
@@ -240,10 +261,17 @@ impl Routing {
         let decision = view.choose(&ask, self.clients.settings().scheme, trusted_wall())?;
         let in_force =
             view.in_force.as_deref().ok_or_else(|| RouteError::NoTable { why: view.missing.clone() })?;
-        let endpoint = &decision.endpoint;
-        let found = self.clients.resolver().find(&endpoint.host, &endpoint.addresses, RESOLVE_LIMIT).await;
+        let found = self.clients.resolver().find(&probe::wanted(&decision), RESOLVE_LIMIT).await.ok();
+        let stale = in_force.last_good || found.as_ref().is_some_and(Found::is_stale);
+        let life = found.as_ref().map_or(Duration::ZERO, |found| found.valid_for);
+        let host = decision.endpoint.host.clone();
         // Without any address the answer still names the domain: the asker's own resolver may know it.
-        let (addresses, stale) = found.map(|found| (found.addresses, found.stale)).unwrap_or_default();
+        let (addresses, dns) = match found {
+            Some(Found { addresses, by, chain, .. }) => {
+                (addresses, Some(ResolvedBy { host, answered_by: by, chain }))
+            }
+            None => (Vec::new(), None),
+        };
         Ok(Resolution {
             service: service.clone(),
             domain: decision.domain,
@@ -252,8 +280,9 @@ impl Routing {
             addresses,
             reason: decision.reason,
             table_version: in_force.table.version,
-            stale: stale || in_force.last_good,
-            valid_for_s: in_force.table.refresh_after_s,
+            stale,
+            valid_for_s: in_force.table.refresh_after_s.min(life.as_secs().max(1)),
+            dns,
         })
     }
 }

@@ -3,7 +3,7 @@
 
 use super::health::{Outcome, Probed};
 use crate::clock::mono;
-use crate::net::{Clients, explain};
+use crate::net::{Clients, Wanted, explain};
 use futures_util::future::{FutureExt, select_ok};
 use http::StatusCode;
 use samovar_wire::OriginId;
@@ -48,16 +48,16 @@ pub(super) async fn probe(clients: Clients, way: Decision) -> Found {
 /// Whether any address of the endpoint takes a connection. Names are asked for only when no address is known: while the
 /// line is down nobody answers for names either, and hanging look-ups would pile up.
 pub(super) async fn knock(clients: &Clients, way: &Decision) -> bool {
-    let (resolver, endpoint) = (clients.resolver(), &way.endpoint);
-    let mut addresses = resolver.known(&endpoint.host, &endpoint.addresses);
+    let (resolver, wanted) = (clients.resolver(), wanted(way));
+    let mut addresses = resolver.known(&wanted);
     if addresses.is_empty() {
-        let found = resolver.find(&endpoint.host, &[], KNOCK_RESOLVE_LIMIT).await;
+        let found = resolver.find(&wanted, KNOCK_RESOLVE_LIMIT).await;
         addresses = found.map(|found| found.addresses).unwrap_or_default();
     }
     if clients.settings().scheme == Scheme::Http {
         addresses.retain(std::net::IpAddr::is_loopback);
     }
-    let port = endpoint.port;
+    let port = way.endpoint.port;
     let knocks: Vec<_> =
         addresses.into_iter().map(|address| TcpStream::connect((address, port)).boxed()).collect();
     if knocks.is_empty() {
@@ -96,16 +96,25 @@ pub(super) async fn try_way(clients: &Clients, way: &Decision) -> Tried {
     }
 }
 
+/// What the names are asked for.
+pub(super) fn wanted(way: &Decision) -> Wanted<'_> {
+    Wanted { domain: &way.domain, host: &way.endpoint.host, listed: &way.endpoint.addresses }
+}
+
 async fn ask(clients: &Clients, client: &reqwest::Client, way: &Decision) -> Outcome {
+    let (resolver, host) = (clients.resolver(), &way.endpoint.host);
+    let began = mono();
     let sent = client.get(format!("{}/.samovar/health", way.base_url)).send().await;
     let response = match sent {
         Ok(response) => response,
         Err(error) => return Outcome::Failed(explain(&error.without_url())),
     };
+    resolver.request_took(host, mono().after(began));
     let name = response.headers().get(ORIGIN_HEADER).map(http::HeaderValue::as_bytes);
     let outcome = judge(response.status(), name, &way.origin, clients.settings().named);
-    if let (Outcome::Answered, Some(address)) = (&outcome, response.remote_addr()) {
-        clients.resolver().remember(&way.endpoint.host, address.ip());
+    let proved = outcome == Outcome::Answered && resolver.overridden(&way.domain, host).is_none();
+    if let (true, Some(address)) = (proved, response.remote_addr()) {
+        resolver.remember(host, address.ip());
     }
     outcome
 }

@@ -53,6 +53,8 @@ pub struct Setup {
     pub overrides: OverrideSource,
     /// How origins are spoken to.
     pub clients: ClientSettings,
+    /// How their names are found; obeys the table in force.
+    pub resolver: Resolver,
     /// Where conditions go.
     pub board: Board,
     /// Intervals.
@@ -103,7 +105,7 @@ pub struct Runner {
 pub fn start(setup: Setup) -> Result<(Routing, Runner), StoreError> {
     let trust = setup.membership.borrow().trust.clone();
     let keeper = Keeper::open(&setup.data, setup.table.as_deref(), trust, trusted_wall())?;
-    let resolver = Resolver::default();
+    let resolver = setup.resolver.clone();
     let probe_settings = ClientSettings {
         connect_timeout: setup.settings.probe_connect,
         request_timeout: setup.settings.probe_total,
@@ -237,6 +239,9 @@ impl Runner {
             let follow = |(origin, way)| (origin, pointed::follow(&overrides, way));
             self.targets = std::mem::take(&mut self.targets).into_iter().map(follow).collect();
             self.origins.watch(&self.targets.keys().cloned().collect(), mono());
+            if let Some(in_force) = &in_force {
+                self.setup.resolver.obey(&in_force.table.dns);
+            }
         }
         let mut view = View {
             identity,

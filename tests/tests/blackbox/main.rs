@@ -10,6 +10,7 @@ mod flood;
 mod hosts;
 mod hosts_kill;
 mod lifecycle;
+mod names;
 mod outage;
 mod poison;
 mod reconcile;
