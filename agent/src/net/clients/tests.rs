@@ -278,7 +278,7 @@ async fn in_another_network_no_connection_of_the_old_one_is_used() {
     let local = async || {
         let answer = fetch(&clients, &way, "/host").await.unwrap();
         assert_eq!(answer.status(), 200);
-        clients.0.cache.lock().unwrap()[0].under.network
+        clients.0.cache.lock().unwrap()[0].network
     };
     let before = local().await;
     assert_eq!(local().await, before);

@@ -3,7 +3,6 @@
 use super::answer::By;
 use super::cache::Absent;
 use samovar_wire::status::ChainLink;
-use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
