@@ -4,6 +4,7 @@
 //! POST ──► intake ──► ledger ──► dispatcher ──► routing ──► origin            orders/
 //! route table ──► verify ──► choose ──► health ──► resolver                   routing/
 //! every flow ──► board ──► report ──► outbox ──► MQTT                         status/  relay/
+//! till ──► gateway ──► origin, or the last good answer                    gateway/
 //! claim ──► key, CSR ──► certificate ──► renewal                              identity/
 //! API, CLI ◄── snapshots of all of the above                                  page/  cli/
 //! ```
@@ -17,6 +18,7 @@ pub mod clock;
 pub mod config;
 pub mod data_dir;
 pub mod desired;
+pub mod gateway;
 pub mod heartbeat;
 pub mod http;
 pub mod identity;

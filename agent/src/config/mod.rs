@@ -12,8 +12,8 @@ mod template;
 
 pub use commands::{CommandKey, CommandsSection};
 pub use sections::{
-    Compression, IdentitySection, LocalApiSection, LogsSection, OrdersSection, OriginMode, OriginSection,
-    OriginTls, RelaySection, RoutingSection,
+    Compression, GatewaySection, IdentitySection, LocalApiSection, LogsSection, OrdersSection, OriginMode,
+    OriginSection, OriginTls, RelaySection, RoutingSection,
 };
 pub use single::{Meaning, SingleMethod, SingleSection, Status};
 pub use template::{Field, HeaderTemplate, PathTemplate, TemplateError, header_safe};
@@ -40,6 +40,8 @@ pub struct Config {
     pub commands: CommandsSection,
     /// The HTTP API on the device.
     pub local_api: LocalApiSection,
+    /// What other programs reach through the agent.
+    pub gateway: GatewaySection,
     /// The ledger and its dispatch.
     pub orders: OrdersSection,
     /// The agent's own logs.
@@ -113,6 +115,7 @@ impl Config {
         self.relay.check()?;
         self.commands.check()?;
         self.local_api.check()?;
+        self.gateway.check()?;
         self.orders.check()?;
         self.logs.check()
     }

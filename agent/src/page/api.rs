@@ -150,7 +150,8 @@ async fn resolve(
     }
 }
 
-fn no_route(error: &RouteError) -> Failure {
+/// Why there is no way, as an answer.
+pub(crate) fn no_route(error: &RouteError) -> Failure {
     let (status, slug) = match error {
         RouteError::NotActivated => (StatusCode::SERVICE_UNAVAILABLE, "not-activated"),
         RouteError::NoTable { .. } => (StatusCode::SERVICE_UNAVAILABLE, "no-route-table"),
