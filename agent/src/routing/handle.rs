@@ -10,7 +10,7 @@ use crate::net::{Clients, NetError};
 use samovar_wire::encoding::hex;
 use samovar_wire::ids::DeviceClass;
 use samovar_wire::route::{Decision, Reason, Table};
-use samovar_wire::status::{Line, OriginState, RouteTableState};
+use samovar_wire::status::{Health, Line, OriginState, RouteTableState};
 use samovar_wire::{Country, OriginId, ServiceName};
 use serde::Serialize;
 use std::net::IpAddr;
@@ -88,6 +88,8 @@ pub struct Resolution {
     pub base_url: String,
     /// The origin.
     pub origin: OriginId,
+    /// Every origin that could serve, best first, as seen from here.
+    pub candidates: Vec<CandidateState>,
     /// What to dial, best first; empty when nothing is known.
     pub addresses: Vec<IpAddr>,
     /// One entry per rule looked at.
@@ -98,6 +100,15 @@ pub struct Resolution {
     pub stale: bool,
     /// How long the answer may be used.
     pub valid_for_s: u64,
+}
+
+/// An origin that could serve, and how it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct CandidateState {
+    /// The origin.
+    pub origin: OriginId,
+    /// Whether it answers.
+    pub health: Health,
 }
 
 impl Routing {
@@ -225,6 +236,11 @@ impl Routing {
             domain: decision.domain,
             base_url: decision.base_url,
             origin: decision.origin,
+            candidates: decision
+                .candidates
+                .into_iter()
+                .map(|known| CandidateState { origin: known.origin, health: known.health })
+                .collect(),
             addresses,
             reason: decision.reason,
             table_version: in_force.table.version,

@@ -32,7 +32,7 @@ mod verdict;
 mod view;
 mod watched;
 
-pub use handle::{OfferError, Resolution, Routing, Snapshot};
+pub use handle::{CandidateState, OfferError, Resolution, Routing, Snapshot};
 pub use health::{HealthSettings, Outcome};
 pub use keeper::{TableRefused, Taken, Trust};
 pub use run::{Membership, RoutingSettings, Runner, Setup, start};
