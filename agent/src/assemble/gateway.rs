@@ -66,7 +66,10 @@ impl Ways for WaysOfGateway {
         Ok(Way { origin: decision.origin, host, client, base_url, domain, down })
     }
 
-    fn report(&self, way: &Way, seen: Seen, _took: Duration) {
+    fn report(&self, way: &Way, seen: Seen, took: Duration) {
+        if seen == Seen::Answered {
+            self.routing.figures().record_request(&way.origin, &way.host, took);
+        }
         let outcome = match seen {
             Seen::Answered => Outcome::Answered,
             Seen::Failed(why) => Outcome::Failed(why),

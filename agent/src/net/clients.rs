@@ -5,6 +5,7 @@
 //! recently used client goes first: a client that is dropped closes its idle connections, requests under way keep
 //! theirs.
 
+use super::figures::Figures;
 use super::resolver::{Resolver, host_as_address};
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use rustls::ClientConfig;
@@ -76,6 +77,7 @@ struct Inner {
     settings: ClientSettings,
     tls: TlsSource,
     resolver: Resolver,
+    figures: Figures,
     cache: Mutex<Vec<Cached>>,
 }
 
@@ -99,13 +101,20 @@ impl Clients {
     /// Clients with these settings that look names up with `resolver`.
     #[must_use]
     pub fn new(settings: ClientSettings, tls: TlsSource, resolver: Resolver) -> Self {
-        Self(Arc::new(Inner { settings, tls, resolver, cache: Mutex::default() }))
+        let figures = Figures::default();
+        Self(Arc::new(Inner { settings, tls, resolver, figures, cache: Mutex::default() }))
     }
 
     /// How names are looked up.
     #[must_use]
     pub fn resolver(&self) -> &Resolver {
         &self.0.resolver
+    }
+
+    /// What is measured of endpoints.
+    #[must_use]
+    pub fn figures(&self) -> &Figures {
+        &self.0.figures
     }
 
     /// How origins are spoken to.

@@ -13,6 +13,7 @@
 
 mod body;
 mod clients;
+pub mod figures;
 pub mod line;
 pub mod link;
 mod resolver;

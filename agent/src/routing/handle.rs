@@ -6,6 +6,7 @@ use super::keeper::{TableRefused, Taken};
 use super::probe;
 use super::view::{Ask, InForce, RouteError, View};
 use crate::clock::{mono, trusted_wall};
+use crate::net::figures::Figures;
 use crate::net::{Clients, NetError};
 use samovar_wire::encoding::hex;
 use samovar_wire::ids::DeviceClass;
@@ -134,6 +135,12 @@ impl Routing {
     /// See [`Clients::client`].
     pub fn client(&self, decision: &Decision) -> Result<reqwest::Client, NetError> {
         self.clients.client(decision)
+    }
+
+    /// What is measured of endpoints.
+    #[must_use]
+    pub fn figures(&self) -> &Figures {
+        self.clients.figures()
     }
 
     /// Whether the way of a decision takes a connection now: one packet, no more.

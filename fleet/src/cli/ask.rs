@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::client::{Client, Target, encode, with_query};
 use super::logins::{self, Login};
-use super::{print, terminal};
+use super::{figures, print, terminal};
 
 #[derive(Subcommand)]
 pub(super) enum Ask {
@@ -139,6 +139,8 @@ pub(super) enum Routes {
         #[command(flatten)]
         target: Target,
     },
+    /// DNS and request times per endpoint and country
+    Endpoints(figures::Endpoints),
     /// Publish a signed table, or a plain one, which the server signs
     Publish {
         /// The file
@@ -337,6 +339,7 @@ async fn run_routes(routes: Routes) -> Result<()> {
             print::json(if target.json { &answer } else { &answer["document"] });
             Ok(())
         }
+        Routes::Endpoints(wanted) => figures::run(wanted).await,
         Routes::Publish { file, target } => {
             // Byte for byte: the bytes signed are the bytes sent.
             let table = std::fs::read_to_string(&file)

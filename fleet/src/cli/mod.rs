@@ -9,6 +9,7 @@
 
 mod ask;
 mod client;
+mod figures;
 mod logins;
 mod offline;
 mod origin_cert;
