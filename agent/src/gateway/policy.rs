@@ -175,8 +175,26 @@ fn leads_away(headers: &HeaderMap, domain: &str) -> bool {
 /// Calls with which a device hands over its orders: they belong to the ledger alone, or it would no longer be true that
 /// an order arrives once.
 pub(super) fn is_the_ledgers(path: &str) -> bool {
-    let plain = path.replace("%3A", ":").replace("%3a", ":");
-    ["/v1/orders:batch", "/v1/orders:reconcile"].iter().any(|own| plain.ends_with(own))
+    let plain = decoded(path);
+    ["/v1/orders:batch", "/v1/orders:reconcile"]
+        .iter()
+        .any(|own| plain.strip_suffix(b"/").unwrap_or(&plain).ends_with(own.as_bytes()))
+}
+
+/// A path with its percent signs read, as the origin reads it.
+fn decoded(path: &str) -> Vec<u8> {
+    let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+    let mut rest = path.as_bytes();
+    let mut plain = Vec::with_capacity(rest.len());
+    while let [first, after @ ..] = rest {
+        let escaped = match rest {
+            [b'%', high, low, ..] => digit(*high).zip(digit(*low)).map(|(high, low)| high * 16 + low),
+            _ => None,
+        };
+        plain.push(escaped.unwrap_or(*first));
+        rest = if escaped.is_some() { &rest[3..] } else { after };
+    }
+    plain
 }
 
 #[cfg(test)]
@@ -285,6 +303,7 @@ mod tests {
     #[test]
     fn the_ledgers_own_calls_are_known_however_they_are_written() {
         assert!(is_the_ledgers("/v1/orders:batch") && is_the_ledgers("/v1/orders%3Abatch"));
+        assert!(is_the_ledgers("/v1/%6Frders%3abatch/") && !is_the_ledgers("/v1/orders%3"));
         assert!(is_the_ledgers("/api/v1/orders:reconcile") && !is_the_ledgers("/v1/orders"));
     }
 }

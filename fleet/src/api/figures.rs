@@ -128,19 +128,11 @@ fn moment(name: &str, text: Option<&str>) -> Result<Option<Timestamp>, Failure> 
 }
 
 fn compared(measured: &BTreeMap<figures::Endpoint, Measured>, version: i64) -> Vec<ComparedView> {
-    let mut split: BTreeMap<(&str, &str, &str), [Vec<&Measured>; 2]> = BTreeMap::new();
-    for ((country, origin, host, table), measured) in measured {
-        let both = split.entry((country, origin, host)).or_default();
-        both[usize::from(*table >= version)].push(measured);
-    }
-    let view = |((country, origin, host), [before, after]): ((&str, &str, &str), [Vec<&Measured>; 2])| {
-        ComparedView {
-            country: country.to_owned(),
-            origin: origin.to_owned(),
-            host: host.to_owned(),
-            before: figures::together(before).into(),
-            after: figures::together(after).into(),
-        }
-    };
-    split.into_iter().map(view).collect()
+    let split = figures::before_and_after(measured, version).into_iter();
+    split
+        .map(|((country, origin, host), [before, after])| {
+            let (before, after) = (before.into(), after.into());
+            ComparedView { country, origin, host, before, after }
+        })
+        .collect()
 }

@@ -10,6 +10,7 @@
 //! policy lets no script run but our own file; each page works without scripts (it then refreshes itself); nothing is
 //! loaded from anywhere else. The pages look; they change nothing but the session and the language.
 
+mod endpoints;
 mod pages;
 mod sign_in;
 mod view;
@@ -38,6 +39,7 @@ pub fn router() -> Router<App> {
         .route("/console/", get(|| std::future::ready(Redirect::permanent("/console"))))
         .route("/console/stores/{id}", get(pages::store))
         .route("/console/devices/{id}", get(pages::device))
+        .route("/console/endpoints", get(endpoints::endpoints))
         .route("/console/{*rest}", get(pages::nothing))
         .route("/console/sign-in", get(sign_in::form).post(sign_in::sign_in))
         .route("/console/sign-out", post(sign_in::sign_out))

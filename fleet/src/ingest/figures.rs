@@ -171,14 +171,28 @@ pub async fn measured(
             *n = n.saturating_add(row.n.unsigned_abs());
         }
     }
-    let read =
-        |(place, [dns, request])| (place, Measured { dns: Timing::of(dns), request: Timing::of(request) });
+    let read = |(place, [dns, request]): (Endpoint, [Vec<u64>; 2])| {
+        (place, Measured { dns: Timing::of(dns), request: Timing::of(request) })
+    };
     Ok(counts.into_iter().map(read).collect())
 }
 
-/// Several measurements of one endpoint as one.
+/// Each endpoint of a country before a table and from it on.
 #[must_use]
-pub fn together<'a>(all: impl IntoIterator<Item = &'a Measured>) -> Measured {
+pub fn before_and_after(
+    measured: &BTreeMap<Endpoint, Measured>,
+    version: i64,
+) -> BTreeMap<(String, String, String), [Measured; 2]> {
+    let mut split: BTreeMap<_, [Vec<&Measured>; 2]> = BTreeMap::new();
+    for ((country, origin, host, table), measured) in measured {
+        let both = split.entry((country.clone(), origin.clone(), host.clone())).or_default();
+        both[usize::from(*table >= version)].push(measured);
+    }
+    split.into_iter().map(|(endpoint, both)| (endpoint, both.map(together))).collect()
+}
+
+/// Several measurements of one endpoint as one.
+fn together<'a>(all: impl IntoIterator<Item = &'a Measured>) -> Measured {
     let mut sums = [(); 2].map(|()| vec![0_u64; EDGES_MS.len()]);
     for measured in all {
         for (sum, timing) in sums.iter_mut().zip([&measured.dns, &measured.request]) {
@@ -201,4 +215,104 @@ pub(super) async fn forget(database: &Database, now: Timestamp) -> Result<(), Da
     endpoint_figure::Entity::delete_many().filter(Column::Day.lt(oldest)).exec(&*write).await?;
     write.commit().await?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::db::entity::device;
+    use crate::ingest::keep::keep;
+    use crate::ingest::message::{self, tests::envelope};
+    use serde_json::{Value, json};
+
+    async fn database(dir: &tempfile::TempDir) -> Database {
+        let database = Database::open(&format!("sqlite://{}/fleet.db", dir.path().display())).await.unwrap();
+        let write = database.write().await.unwrap();
+        for (store, country, name) in
+            [("US-1", "US", "POS-1"), ("US-2", "US", "POS-2"), ("JP-1", "JP", "POS-3")]
+        {
+            let row = store::ActiveModel {
+                id: Set(store.to_owned()),
+                country: Set(country.to_owned()),
+                name: Set(String::new()),
+                created_at: Set(1),
+            };
+            store::Entity::insert(row).exec_without_returning(&*write).await.unwrap();
+            let row = device::ActiveModel {
+                id: Set(name.to_owned()),
+                store: Set(store.to_owned()),
+                class: Set("pos".to_owned()),
+                hardware: Set(None),
+                activated_at: Set(1),
+                created_at: Set(1),
+            };
+            device::Entity::insert(row).exec_without_returning(&*write).await.unwrap();
+        }
+        write.commit().await.unwrap();
+        database
+    }
+
+    /// A report of requests to one endpoint, as a device sends it.
+    fn report(device: &str, seq: u64, table: u64, millis: &[u64]) -> Message {
+        let mut buckets = vec![0_u64; EDGES_MS.len()];
+        millis.iter().for_each(|millis| buckets[samovar_wire::figures::bucket_of(*millis)] += 1);
+        let endpoint = json!({ "origin": "apac", "host": "apac.store.example", "table_version": table,
+            "request": { "count": millis.len(), "buckets": buckets } });
+        read(device, seq, &json!([endpoint])).unwrap()
+    }
+
+    fn read(device: &str, seq: u64, endpoints: &Value) -> Result<Message, message::Refused> {
+        let data = json!({ "metrics": { "samovar_uptime_seconds": 1.0 }, "endpoints": endpoints });
+        let payload = envelope("samovar.metrics.v1", 1, seq, &data);
+        message::read("prod", &format!("samovar/v1/prod/{device}/up/metrics"), &payload)
+    }
+
+    #[tokio::test]
+    async fn counts_of_a_countrys_devices_are_one_sum_and_a_repeat_counts_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let database = database(&dir).await;
+        let now = Timestamp::from_millis(20_000 * DAY + 5);
+        let (first, second) = (report("POS-1", 1, 7, &[10; 90]), report("POS-2", 1, 7, &[300; 10]));
+        keep(&database, &[first.clone(), second], now).await.unwrap();
+        keep(&database, &[first, report("POS-1", 2, 8, &[10]), report("POS-3", 1, 7, &[50])], now)
+            .await
+            .unwrap();
+        let all = measured(&database, &Wanted::default()).await.unwrap();
+        let of = |country: &str, table| {
+            let place = (country.to_owned(), "apac".to_owned(), "apac.store.example".to_owned(), table);
+            all.get(&place).map(|measured| measured.request.clone()).unwrap_or_default()
+        };
+        let sum = of("US", 7);
+        assert_eq!((sum.count, sum.p50_ms, sum.p95_ms), (100, Some(12), Some(375)));
+        assert_eq!((of("US", 8).count, of("JP", 7).count, of("JP", 8).count), (1, 1, 0));
+        let split = before_and_after(&all, 8);
+        let [before, after] = &split[&("US".to_owned(), "apac".to_owned(), "apac.store.example".to_owned())];
+        assert_eq!((before.request.count, after.request.count, split.len()), (100, 1, 2));
+
+        let japan = Wanted { country: Some("JP".into()), from: Some(now), to: Some(now) };
+        assert_eq!(measured(&database, &japan).await.unwrap().len(), 1);
+        let tomorrow = Timestamp::from_millis(now.millis() + DAY);
+        let none = Wanted { from: Some(tomorrow), ..Wanted::default() };
+        assert!(measured(&database, &none).await.unwrap().is_empty());
+        forget(&database, Timestamp::from_millis(now.millis() + 91 * DAY)).await.unwrap();
+        assert!(measured(&database, &Wanted::default()).await.unwrap().is_empty());
+    }
+
+    #[test]
+    fn figures_that_no_device_can_have_measured_are_refused() {
+        let good = json!({ "origin": "apac", "host": "h", "table_version": 1, "dns": { "count": 1, "buckets": [1] } });
+        assert!(read("POS-1", 1, &json!([good])).is_ok());
+        assert!(read("POS-1", 1, &json!(vec![good.clone(); 33])).is_err());
+        for (field, value) in [
+            ("host", json!("a\u{0}b")),
+            ("host", json!("")),
+            ("table_version", json!(u64::MAX)),
+            ("dns", json!({ "count": 1, "buckets": vec![0; 29] })),
+            ("dns", json!({ "count": 1, "buckets": [u64::MAX] })),
+        ] {
+            let mut bad = good.clone();
+            bad[field] = value;
+            assert!(read("POS-1", 1, &json!([bad])).is_err(), "{field}");
+        }
+    }
 }
