@@ -207,10 +207,11 @@ impl Shelf {
         let Ok(before) = self.read(name, key) else { return false };
         let same = before.body == kept.body && same_headers(&before.headers, &kept.headers);
         let recent = kept.good_at >= before.good_at && kept.good_at.since(before.good_at) < SAME_AGAIN;
-        if same && recent {
-            if let Some(place) = self.index().files.get_mut(name) {
-                place.good_at = Some(kept.good_at);
-            }
+        if same
+            && recent
+            && let Some(place) = self.index().files.get_mut(name)
+        {
+            place.good_at = Some(kept.good_at);
         }
         same && recent
     }
@@ -404,7 +405,7 @@ mod tests {
         let later = Kept { good_at: Timestamp::from_millis(first.good_at.millis() + 5_000), ..first.clone() };
         shelf.keep(&key("/a"), PLAIN, &later);
         assert_eq!(std::fs::read(&path).unwrap(), before);
-        assert_eq!(shelf.find(&key("/a")), Some(later.clone()));
+        assert_eq!(shelf.find(&key("/a")), Some(later));
         let much_later = Kept { good_at: Timestamp::from_millis(first.good_at.millis() + 700_000), ..first };
         shelf.keep(&key("/a"), PLAIN, &much_later);
         assert_ne!(std::fs::read(&path).unwrap(), before);
