@@ -21,10 +21,13 @@
 //! | outbox | 16 MiB on disk | outbox thread → relay | the oldest goes, audit last |
 //! | replies, commands | 16 | API ↔ relay | refused; dropped and counted |
 //! | connections | `local_api.max_connections` | tills → listener | oldest idle one ends, else 503 |
+//! | requests through the gateway | `gateway.max_requests` | tills → origins | the kept answer, else 503 |
+//! | pieces of an answer | 4 per request | origin → till | the origin waits, 120 s at most |
 //! | log lines | 4,096 | every flow → log thread | dropped and counted |
 //!
 //! A table like this is only true while nobody adds a channel elsewhere: `unbounded_channel` is banned by lint.
 
+mod gateway;
 mod members;
 mod pointing;
 mod relaying;
@@ -320,6 +323,7 @@ impl Agent {
         let hosts = frame.hosts(kept, &routing, &outbox);
         let (intake, shadow) = frame.orders(&identity, &routing, &outbox)?;
         let reconcile = frame.reconciliation(&identity, &routing, &intake);
+        let gateway = crate::gateway::routes(frame.gateway(&identity, &routing));
         let report = frame.report(&identity, &routing, &intake, (&reconcile, &hosts)).await;
         let relaying = Relaying::new(&frame, &identity, &routing, &report, &outbox, (&shadow, &hosts));
         let api = Api {
@@ -333,7 +337,7 @@ impl Agent {
         };
         let relaying = tokio::spawn(relaying.run(frame.stop.subscribe()));
 
-        let orders = intake::routes(intake).merge(reconcile::api::routes(reconcile));
+        let orders = intake::routes(intake).merge(reconcile::api::routes(reconcile)).merge(gateway);
         let router = api::with_fallbacks(orders.merge(hosts::api::routes(hosts)).merge(api::routes(api)));
         let gate = Gate::new(frame.config.local_api.names.clone(), data.local_token()?);
         let local_api = announce(&data, &socket, address)?;

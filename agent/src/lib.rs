@@ -5,6 +5,7 @@
 //! route table ──► verify ──► choose ──► health ──► names ──► race             routing/, net/
 //! every flow ──► board ──► report ──► outbox ──► MQTT                         status/  relay/
 //! page, CLI, fleet ──► overrides.json ──► resolver, hosts file                hosts/
+//! till ──► gateway ──► origin, or the last good answer                    gateway/
 //! claim ──► key, CSR ──► certificate ──► renewal                              identity/
 //! API, CLI ◄── snapshots of all of the above                                  page/  cli/
 //! ```
@@ -18,6 +19,7 @@ pub mod clock;
 pub mod config;
 pub mod data_dir;
 pub mod desired;
+pub mod gateway;
 pub mod heartbeat;
 pub mod hosts;
 pub mod http;

@@ -35,7 +35,7 @@ pub use dns::DnsServer;
 pub use fleet::Fleet;
 pub use head_office::HeadOffice;
 pub use local_api::{Answer, LocalApi};
-pub use origin::{Behaviour, Comparison, Origin};
+pub use origin::{Behaviour, Comparison, Origin, Page, Visit};
 pub use proxy::Proxy;
 pub use table::TableBuilder;
 pub use wait::eventually;

@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 
 /// Folders and files of the agent that are flows: they never import each other.
 const FLOWS: &[&str] = &[
-    "commands", "desired", "devices", "diagnose", "hosts", "identity", "logs", "orders", "relay", "routing",
-    "update",
+    "commands", "desired", "devices", "diagnose", "gateway", "hosts", "identity", "logs", "orders", "relay",
+    "routing", "update",
 ];
 
 /// Parts of the agent that see everything: they connect, show or ask.
@@ -39,6 +39,7 @@ const POLICIES: &[&str] = &[
     "agent/src/config/overlay.rs",
     "agent/src/config/single.rs",
     "agent/src/config/template.rs",
+    "agent/src/gateway/policy.rs",
     "agent/src/hosts/file.rs",
     "agent/src/hosts/overrides.rs",
     "agent/src/hosts/trample.rs",

@@ -19,7 +19,7 @@ use crate::status::Board;
 use crate::status::metrics;
 use crate::status::report::uptime_s;
 use crate::stop;
-use samovar_wire::mqtt::{Desired, DesiredDocument};
+use samovar_wire::mqtt::{Desired, DesiredDocument, Metrics};
 use samovar_wire::status::DeviceState;
 use std::path::PathBuf;
 use std::pin::Pin;
@@ -149,13 +149,15 @@ impl Relaying {
         }
     }
 
-    fn metrics(&self) -> Box<dyn Fn() -> std::collections::BTreeMap<String, f64> + Send + Sync> {
+    fn metrics(&self) -> Box<dyn Fn() -> Metrics + Send + Sync> {
         let (state, numbers, started) = (self.state.clone(), self.numbers(), self.started);
-        let shadow = self.shadow.clone();
+        let (shadow, routing) = (self.shadow.clone(), self.routing.clone());
         Box::new(move || {
             let mut values = metrics::values(&state.borrow(), uptime_s(started), &numbers());
             values.extend(shadow.metrics());
-            values
+            let table = routing.table();
+            let endpoints = table.map(|in_force| routing.figures().take(&in_force.table)).unwrap_or_default();
+            Metrics { metrics: values, endpoints }
         })
     }
 

@@ -1,6 +1,7 @@
 //! What the flow of orders sees of routing.
 
 use crate::net::explain;
+use crate::net::figures::Stopwatch;
 use crate::orders::dispatcher::{Route, RouteQuery};
 use crate::orders::origin::Way;
 use crate::orders::outcome::BatchOutcome;
@@ -58,7 +59,9 @@ impl Routes for RoutesOfOrders {
     fn way(&self, query: RouteQuery<'_>) -> Result<Way, String> {
         let decision = self.decide(query).map_err(|error| error.to_string())?;
         let client = self.routing.client(&decision).map_err(|error| explain(&error))?;
-        Ok(Way { origin: decision.origin, client, base_url: decision.base_url })
+        let figures = self.routing.figures().clone();
+        let stopwatch = Some(Stopwatch::new(figures, decision.origin.clone(), decision.endpoint.host));
+        Ok(Way { origin: decision.origin, client, base_url: decision.base_url, stopwatch })
     }
 
     fn report(&self, origin: &OriginId, outcome: &BatchOutcome) {

@@ -158,7 +158,7 @@ const fn code(error: &ActivateError) -> u8 {
 }
 
 /// Whether the terminal's language is Chinese, in the order in which the system itself asks.
-fn speaks_chinese(variable: impl Fn(&str) -> Option<String>) -> bool {
+pub(super) fn speaks_chinese(variable: impl Fn(&str) -> Option<String>) -> bool {
     let set =
         ["LC_ALL", "LC_MESSAGES", "LANG"].into_iter().filter_map(variable).find(|value| !value.is_empty());
     set.is_some_and(|language| language.starts_with("zh"))

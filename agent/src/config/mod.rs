@@ -12,8 +12,8 @@ mod template;
 
 pub use commands::{CommandKey, CommandsSection};
 pub use sections::{
-    Compression, DnsSection, HostsSection, IdentitySection, LocalApiSection, LogsSection, OrdersSection, OriginMode,
-    OriginSection, OriginTls, RelaySection, RoutingSection,
+    Compression, DnsSection, GatewaySection, HostsSection, IdentitySection, LocalApiSection, LogsSection,
+    OrdersSection, OriginMode, OriginSection, OriginTls, RelaySection, RoutingSection,
 };
 pub use single::{Meaning, SingleMethod, SingleSection, Status};
 pub use template::{Field, HeaderTemplate, PathTemplate, TemplateError, header_safe};
@@ -44,6 +44,8 @@ pub struct Config {
     pub local_api: LocalApiSection,
     /// Names that are pointed elsewhere for a while.
     pub hosts: HostsSection,
+    /// What other programs reach through the agent.
+    pub gateway: GatewaySection,
     /// The ledger and its dispatch.
     pub orders: OrdersSection,
     /// The agent's own logs.
@@ -122,6 +124,7 @@ impl Config {
         self.relay.check()?;
         self.commands.check()?;
         self.local_api.check()?;
+        self.gateway.check()?;
         self.orders.check()?;
         self.logs.check()
     }

@@ -312,6 +312,32 @@ impl HostsSection {
     }
 }
 
+/// `[gateway]`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct GatewaySection {
+    /// Most bytes of kept answers.
+    pub cache_max_bytes: u64,
+    /// Most kept answers.
+    pub cache_max_answers: usize,
+    /// Most requests under way; when full, the kept answer or 503.
+    pub max_requests: usize,
+}
+
+impl Default for GatewaySection {
+    fn default() -> Self {
+        Self { cache_max_bytes: 64 * 1024 * 1024, cache_max_answers: 2_000, max_requests: 32 }
+    }
+}
+
+impl GatewaySection {
+    pub(super) fn check(&self) -> Result<(), Wrong> {
+        within("gateway.cache_max_bytes", self.cache_max_bytes, 0, 16 * 1024 * 1024 * 1024)?;
+        within("gateway.cache_max_answers", self.cache_max_answers as u64, 0, 100_000)?;
+        within("gateway.max_requests", self.max_requests as u64, 1, 1_024)
+    }
+}
+
 /// `[orders]`
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]

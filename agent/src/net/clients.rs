@@ -7,6 +7,7 @@
 //! theirs.
 
 use super::dial::{Dialler, Dials, Given};
+use super::figures::Figures;
 use super::names::{Resolver, host_as_address};
 use rustls::ClientConfig;
 use samovar_wire::OriginId;
@@ -77,6 +78,7 @@ struct Inner {
     settings: ClientSettings,
     tls: TlsSource,
     resolver: Resolver,
+    figures: Figures,
     cache: Mutex<Vec<Cached>>,
 }
 
@@ -102,13 +104,20 @@ impl Clients {
     /// Clients with these settings that look names up with `resolver`.
     #[must_use]
     pub fn new(settings: ClientSettings, tls: TlsSource, resolver: Resolver) -> Self {
-        Self(Arc::new(Inner { settings, tls, resolver, cache: Mutex::default() }))
+        let figures = Figures::default();
+        Self(Arc::new(Inner { settings, tls, resolver, figures, cache: Mutex::default() }))
     }
 
     /// How names are looked up.
     #[must_use]
     pub fn resolver(&self) -> &Resolver {
         &self.0.resolver
+    }
+
+    /// What is measured of endpoints.
+    #[must_use]
+    pub fn figures(&self) -> &Figures {
+        &self.0.figures
     }
 
     /// How origins are spoken to.
@@ -161,6 +170,7 @@ impl Clients {
         self.check_literal_domain(key)?;
         let dialler = Dialler {
             resolver: self.0.resolver.clone(),
+            figures: self.0.figures.clone(),
             domain: key.domain.clone(),
             endpoint: key.endpoint.clone(),
             scheme: settings.scheme,

@@ -12,8 +12,10 @@
 //! nothing that could stall behind a connection, and no race.
 
 use super::clients::NetError;
+use super::figures::Figures;
 use super::names::{Resolver, Wanted, Way, host_as_address};
 use super::race::{in_turns, race};
+use crate::clock::mono;
 use futures_util::future::{BoxFuture, FutureExt};
 use hyper_util::client::legacy::connect::{Connection, HttpInfo};
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
@@ -38,6 +40,7 @@ tokio::task_local! {
 /// One way: whom to dial, and whom TLS must prove there.
 pub(super) struct Dialler {
     pub(super) resolver: Resolver,
+    pub(super) figures: Figures,
     pub(super) domain: String,
     pub(super) endpoint: Endpoint,
     pub(super) scheme: Scheme,
@@ -145,7 +148,9 @@ impl Dialler {
         }
         let (host, listed) = (&self.endpoint.host, &self.endpoint.addresses);
         let wanted = Wanted { domain: &self.domain, host, listed };
+        let began = mono();
         let found = self.resolver.find(&wanted, self.limit).await?.addresses;
+        self.figures.record_dns(host, mono().after(began));
         let found = if self.scheme == Scheme::Http { only_loopback(found)? } else { found };
         let port = self.endpoint.port;
         let sockets: Vec<_> = found.into_iter().map(|address| SocketAddr::new(address, port)).collect();

@@ -14,6 +14,7 @@
 mod body;
 mod clients;
 mod dial;
+pub mod figures;
 pub mod line;
 pub mod link;
 mod names;

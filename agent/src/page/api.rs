@@ -17,6 +17,7 @@ use axum::routing::get;
 use axum::{Json, Router};
 use http::StatusCode;
 use samovar_wire::conditions::Words;
+use samovar_wire::route::{NoRoute, Reason, RuleResult};
 use samovar_wire::status::DeviceState;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -150,13 +151,25 @@ async fn resolve(
     }
 }
 
-fn no_route(error: &RouteError) -> Failure {
+/// Why there is no way, as an answer.
+pub(crate) fn no_route(error: &RouteError) -> Failure {
     let (status, slug) = match error {
         RouteError::NotActivated => (StatusCode::SERVICE_UNAVAILABLE, "not-activated"),
         RouteError::NoTable { .. } => (StatusCode::SERVICE_UNAVAILABLE, "no-route-table"),
         RouteError::NoRoute(_) => (StatusCode::NOT_FOUND, "no-route"),
     };
-    Failure::new(status, slug, error.to_string())
+    let passed = reasons(error).iter().filter(|reason| reason.result == RuleResult::PassedOver);
+    let passed: Vec<_> = passed.map(|reason| reason.detail.as_str()).collect();
+    let why = if passed.is_empty() { String::new() } else { format!(": {}", passed.join("; ")) };
+    Failure::new(status, slug, format!("{error}{why}"))
+}
+
+/// What was looked at in vain.
+fn reasons(error: &RouteError) -> &[Reason] {
+    match error {
+        RouteError::NoRoute(NoRoute::Residency { reason, .. } | NoRoute::Bound { reason, .. }) => reason,
+        _ => &[],
+    }
 }
 
 async fn healthz() -> Json<Value> {

@@ -139,6 +139,23 @@ const OPERATIONS: &[Operation] = &[
         ..READ
     },
     Operation {
+        path: "/v1/gateway/{service}/{path}",
+        summary: "Any method: the service's current origin is asked with the device's identity and a UDL header; path is \
+                  all that follows. Of a service with cache = last-good, answers to GET are kept, and the last good one \
+                  is served with Warning: 110 and Age while the origin cannot be reached",
+        query: &[("udl", false, "country of the person; or the header UDL")],
+        answers: &[
+            ("200", "whatever the origin answers, its status included"),
+            ("304", "the till has it already (If-None-Match)"),
+            ("404", "residency leaves no origin"),
+            ("413", "the body has more than 8 MiB"),
+            ("502", "the origin cannot be reached, and nothing is kept"),
+            ("503", "too many requests under way, or no route table"),
+            ("504", "the origin does not answer, and nothing is kept"),
+        ],
+        ..READ
+    },
+    Operation {
         path: "/v1/status",
         summary: "What the device says of itself",
         answers: &[("200", "the status")],
@@ -228,9 +245,16 @@ pub fn document() -> String {
 }
 
 fn describe(operation: &Operation) -> Value {
-    let in_path = [("{order}", "order", "id or order number"), ("{name}", "name", "exact name")];
-    let in_path = in_path.into_iter().filter(|(part, ..)| operation.path.contains(part));
-    let in_path = in_path.map(|(_, name, what)| parameter(name, "path", true, what));
+    let named = [
+        ("order", "id or order number"),
+        ("name", "exact name"),
+        ("service", "such as menu"),
+        ("path", "path and query at the origin; may hold slashes"),
+    ];
+    let in_path = named
+        .iter()
+        .filter(|(name, _)| operation.path.contains(&format!("{{{name}}}")))
+        .map(|(name, what)| parameter(name, "path", true, what));
     let parameters: Vec<Value> = operation
         .query
         .iter()

@@ -10,7 +10,6 @@ use ring::rand::{SecureRandom, SystemRandom};
 use samovar_wire::{Timestamp, encoding};
 use serde::Serialize;
 use serde_json::value::RawValue;
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
@@ -34,7 +33,7 @@ pub struct RelayInputs {
     /// For `mqtts://` and `wss://`; a new value makes a new connection at once.
     pub tls: watch::Receiver<Option<Arc<rustls::ClientConfig>>>,
     /// Asked for once a minute while connected; must be quick.
-    pub metrics: Box<dyn Fn() -> BTreeMap<String, f64> + Send + Sync>,
+    pub metrics: Box<dyn Fn() -> samovar_wire::mqtt::Metrics + Send + Sync>,
     /// The events.
     pub outbox: Outbox,
     /// Told of `RelayDisconnected`.

@@ -7,7 +7,6 @@ use samovar_wire::mqtt::{Birth, Channel, Envelope, Metrics, Online};
 use samovar_wire::{Timestamp, encoding};
 use serde::Serialize;
 use serde_json::value::RawValue;
-use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// The whole reported state as JSON, with its digest.
@@ -120,12 +119,8 @@ impl Envelopes {
         self.wrap(Channel::State, at, &StateReport { sha256: &state.sha256, state: None })
     }
 
-    pub(super) fn metrics(
-        &self,
-        at: Timestamp,
-        metrics: BTreeMap<String, f64>,
-    ) -> serde_json::Result<Vec<u8>> {
-        self.wrap(Channel::Metrics, at, &Metrics { metrics })
+    pub(super) fn metrics(&self, at: Timestamp, metrics: &Metrics) -> serde_json::Result<Vec<u8>> {
+        self.wrap(Channel::Metrics, at, metrics)
     }
 
     /// A message whose `data` is JSON text already.

@@ -126,7 +126,7 @@ struct Shell {
     desired: watch::Sender<Option<Bytes>>,
     commands: mpsc::Sender<Bytes>,
     conditions: super::SetCondition,
-    metrics: Box<dyn Fn() -> std::collections::BTreeMap<String, f64> + Send + Sync>,
+    metrics: Box<dyn Fn() -> samovar_wire::mqtt::Metrics + Send + Sync>,
     birth: watch::Receiver<Arc<super::BirthFacts>>,
     tls: watch::Receiver<Option<Arc<rustls::ClientConfig>>>,
     link: Option<Link>,
@@ -197,7 +197,7 @@ impl Shell {
             Message::Offline => (Channel::Online, true, envelopes.offline(at)),
             Message::State(state) => (Channel::State, true, envelopes.state(at, &state)),
             Message::Beat(state) => (Channel::State, false, envelopes.beat(at, &state)),
-            Message::Metrics => (Channel::Metrics, false, envelopes.metrics(at, (self.metrics)())),
+            Message::Metrics => (Channel::Metrics, false, envelopes.metrics(at, &(self.metrics)())),
             Message::Reply(data) => (Channel::Reply, false, envelopes.raw(Channel::Reply, at, &data)),
             Message::Events(batch) => {
                 (Channel::Events, false, envelopes.raw(Channel::Events, at, &batch.data))

@@ -7,11 +7,12 @@ use super::pointed;
 use super::probe::{self, Tried};
 use super::view::{Ask, InForce, RouteError, View};
 use crate::clock::{mono, trusted_wall};
+use crate::net::figures::Figures;
 use crate::net::{By, Clients, Found, NetError};
 use samovar_wire::encoding::hex;
 use samovar_wire::ids::DeviceClass;
 use samovar_wire::route::{Decision, Reason, Table};
-use samovar_wire::status::{ChainLink, Line, NameState, OriginState, RouteTableState};
+use samovar_wire::status::{ChainLink, Health, Line, NameState, OriginState, RouteTableState};
 use samovar_wire::{Country, OriginId, ServiceName};
 use serde::Serialize;
 use std::net::IpAddr;
@@ -91,6 +92,8 @@ pub struct Resolution {
     pub base_url: String,
     /// The origin.
     pub origin: OriginId,
+    /// Every origin that could serve, best first, as seen from here.
+    pub candidates: Vec<CandidateState>,
     /// What to dial, best first; empty when nothing is known.
     pub addresses: Vec<IpAddr>,
     /// One entry per rule looked at.
@@ -117,6 +120,15 @@ pub struct ResolvedBy {
     pub chain: Vec<ChainLink>,
 }
 
+/// An origin that could serve, and how it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct CandidateState {
+    /// The origin.
+    pub origin: OriginId,
+    /// Whether it answers.
+    pub health: Health,
+}
+
 impl Routing {
     /// The origin for something that is not bound to one.
     ///
@@ -140,6 +152,12 @@ impl Routing {
     /// See [`Clients::client`].
     pub fn client(&self, decision: &Decision) -> Result<reqwest::Client, NetError> {
         self.clients.client(decision)
+    }
+
+    /// What is measured of endpoints.
+    #[must_use]
+    pub fn figures(&self) -> &Figures {
+        self.clients.figures()
     }
 
     /// Whether the way of a decision takes a connection now: one packet, no more.
@@ -277,6 +295,11 @@ impl Routing {
             domain: decision.domain,
             base_url: decision.base_url,
             origin: decision.origin,
+            candidates: decision
+                .candidates
+                .into_iter()
+                .map(|known| CandidateState { origin: known.origin, health: known.health })
+                .collect(),
             addresses,
             reason: decision.reason,
             table_version: in_force.table.version,

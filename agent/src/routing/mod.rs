@@ -33,7 +33,7 @@ mod verdict;
 mod view;
 mod watched;
 
-pub use handle::{OfferError, Resolution, ResolvedBy, Routing, Snapshot};
+pub use handle::{CandidateState, OfferError, Resolution, ResolvedBy, Routing, Snapshot};
 pub use health::{HealthSettings, Outcome};
 pub use keeper::{TableRefused, Taken, Trust};
 pub use probe::Tried;

@@ -42,7 +42,11 @@ pub(super) async fn probe(clients: Clients, way: Decision) -> Found {
         Ok(client) => Probed::Sent(ask(&clients, &client, &way).await),
         Err(why) => Probed::NotSent(explain(&why)),
     };
-    Found { origin: way.origin, probed, took: mono().after(began) }
+    let took = mono().after(began);
+    if probed == Probed::Sent(Outcome::Answered) {
+        clients.figures().record_request(&way.origin, &way.endpoint.host, took);
+    }
+    Found { origin: way.origin, probed, took }
 }
 
 /// Whether any address of the endpoint takes a connection. Names are asked for only when no address is known: while the

@@ -8,6 +8,7 @@
 mod audit;
 mod claims;
 mod devices;
+mod figures;
 mod live;
 mod login;
 mod operators;
@@ -25,6 +26,7 @@ pub fn router() -> OpenApiRouter<App> {
         .merge(claims::router())
         .merge(devices::router())
         .merge(live::router())
+        .merge(figures::router())
         .merge(crate::orders::query::router())
         .merge(crate::routes::handlers::router())
         .merge(operators::router())

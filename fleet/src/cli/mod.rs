@@ -10,6 +10,7 @@
 mod ask;
 mod client;
 mod effect;
+mod figures;
 mod logins;
 mod offline;
 mod origin_cert;

@@ -8,7 +8,7 @@ use http::Method;
 use serde_json::{Value, json};
 
 use super::client::{Client, Target, with_query};
-use super::{effect, offline, print};
+use super::{effect, figures, offline, print};
 
 #[derive(Subcommand)]
 pub(super) enum Routes {
@@ -24,6 +24,8 @@ pub(super) enum Routes {
         #[command(flatten)]
         target: Target,
     },
+    /// DNS and request times per endpoint and country
+    Endpoints(figures::Endpoints),
     /// Write a table before it counts
     #[command(subcommand)]
     Draft(Draft),
@@ -241,6 +243,7 @@ pub(super) async fn run(routes: Routes) -> Result<()> {
             let columns = &["version", "published_at", "published_by", "proposed_by", "summary"];
             listed(&target, "/api/v1/routes", ("routes", columns)).await
         }
+        Routes::Endpoints(wanted) => figures::run(wanted).await,
         Routes::Show { version, target } => {
             let which = version.map_or_else(|| "current".to_owned(), |version| version.to_string());
             let answer = Client::find(&target).await?.get(&format!("/api/v1/routes/{which}")).await?;

@@ -10,6 +10,7 @@
 //! policy lets no script run but our own file; each page works without scripts (it then refreshes itself); nothing is
 //! loaded from anywhere else. The pages look; only those of route tables change something, by forms with a CSRF token.
 
+mod endpoints;
 mod pages;
 mod route_drafts;
 mod route_map;
@@ -48,6 +49,7 @@ pub fn router() -> Router<App> {
         .route("/console/stores/{id}", get(pages::store))
         .route("/console/devices/{id}", get(pages::device))
         .merge(route_pages())
+        .route("/console/endpoints", get(endpoints::endpoints))
         .route("/console/{*rest}", get(pages::nothing))
         .route("/console/sign-in", get(sign_in::form).post(sign_in::sign_in))
         .route("/console/sign-out", post(sign_in::sign_out))

@@ -59,6 +59,15 @@ words! {
     no_page: "There is no such page.", "没有该页面。";
     search: "Search stores and devices", "搜索门店和设备";
     find: "Search", "搜索";
+    endpoints: "Endpoints", "接入点";
+    endpoints_about: "DNS and request times of the last seven days (p50 / p95, ms), before and after route table", "最近七天的 DNS 与请求耗时（p50 / p95，毫秒），对比路由表版本";
+    endpoint: "Endpoint", "接入点";
+    country: "Country", "国家";
+    before: "before", "之前";
+    after: "after", "之后";
+    requests: "requests", "请求数";
+    dns_ms: "DNS ms", "DNS 毫秒";
+    request_ms: "request ms", "请求毫秒";
     nothing_found: "Nothing here yet.", "暂无内容。";
     no_devices: "No device has been activated in this store.", "该门店尚无已激活设备。";
     next_page: "Next page", "下一页";

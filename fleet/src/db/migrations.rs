@@ -14,7 +14,7 @@ pub(super) struct Migrator;
 #[async_trait::async_trait]
 impl MigratorTrait for Migrator {
     fn migrations() -> Vec<Box<dyn MigrationTrait>> {
-        use crate::ingest::schema::{M0002Devices, M0003Held};
+        use crate::ingest::schema::{EndpointFigures, M0002Devices, M0003Held};
         use crate::routes::schema::M0006Drafts;
         vec![
             Box::new(M0001Start),
@@ -23,6 +23,7 @@ impl MigratorTrait for Migrator {
             Box::new(M0004Reconcile),
             Box::new(M0005Differences),
             Box::new(M0006Drafts),
+            Box::new(EndpointFigures),
         ]
     }
 }

@@ -93,7 +93,7 @@ pub fn apply(device: &mut Device, message: &Message, now: Timestamp) -> (Option<
         Body::Birth(birth) => born(device, message, birth),
         Body::State { sha256, json } => reported(device, message, sha256, json),
         Body::Beat { sha256 } => beat(device, message, sha256),
-        Body::Will | Body::Events(_) | Body::Metrics(_) | Body::Reply => None,
+        Body::Will | Body::Events(_) | Body::Metrics(..) | Body::Reply => None,
     };
     (reaction, before != (device.online, device.state_sha256.clone(), device.route_table))
 }

@@ -4,6 +4,7 @@
 //! devices are locked while they are folded: any number of servers may store messages of one device.
 
 use super::entity::{device_event, device_metric, device_status, device_stream};
+use super::figures::{self, Gathered};
 use super::fold::{self, Device, Reaction, Stream};
 use super::message::{Body, Message};
 use super::rows;
@@ -80,6 +81,7 @@ pub(super) async fn keep(
     let (mut known, revoked) = load(&write, &names).await?;
     let mut outcome = Outcome::default();
     let (mut events, mut metrics) = (Vec::new(), BTreeMap::new());
+    let mut gathered = Gathered::default();
     for message in batch {
         let Some(entry) = known.get_mut(message.device.as_str()) else {
             if revoked.contains(message.device.as_str()) {
@@ -89,6 +91,7 @@ pub(super) async fn keep(
             }
             continue;
         };
+        let newer = figures::is_new(message, (entry.device.epoch, entry.device.seq));
         let (reaction, changed) = fold::apply(&mut entry.device, message, now);
         if let Some(reaction) = reaction {
             outcome.reactions.entry(message.device.clone()).or_default().insert(reaction.into());
@@ -102,13 +105,17 @@ pub(super) async fn keep(
                 outcome.acks.insert((message.device.clone(), batch.stream.clone()), up_to);
                 outcome.events.insert(message.device.clone(), entry.store.clone());
             }
-            Body::Metrics(numbers) => {
+            Body::Metrics(numbers, endpoints) => {
+                if newer {
+                    gathered.add(&entry.store, endpoints);
+                }
                 metrics.insert(message.device.clone(), rows::metric_row(message, numbers, now));
             }
             _ => {}
         }
     }
     store(&write, known, events, metrics.into_values().collect()).await?;
+    gathered.store(&write, now).await?;
     write.commit().await?;
     Ok(outcome)
 }

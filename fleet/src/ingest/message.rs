@@ -3,6 +3,7 @@
 //! Whoever can publish may send anything, so every number fits a database and every text that is stored is short and
 //! free of control characters. What cannot be read is refused with a reason and never stops the stream.
 
+use samovar_wire::figures::{EDGES_MS, ENDPOINTS_MAX, EndpointFigures, Timing};
 use samovar_wire::mqtt::{
     Birth, Channel, Envelope, Event, EventBatch, MAX_MESSAGE_BYTES, Metrics, Online, Topic,
 };
@@ -15,6 +16,8 @@ use serde_json::value::RawValue;
 const MAX_EVENTS: usize = 1000;
 /// Numbers in one report of metrics.
 const MAX_METRICS: usize = 500;
+/// Durations of one kind that one report may count; a device that was cut off for days reports them at once.
+const MAX_COUNT: u64 = 10_000_000;
 /// Characters of a short text, such as a version.
 const MAX_WORD: usize = 128;
 
@@ -54,8 +57,8 @@ pub enum Body {
     },
     /// Events of one stream, ascending.
     Events(EventBatch),
-    /// Numbers, as JSON text.
-    Metrics(String),
+    /// Numbers, as JSON text, and what was measured of endpoints.
+    Metrics(String, Vec<EndpointFigures>),
     /// An answer to a command.
     Reply,
 }
@@ -111,7 +114,7 @@ pub fn read(environment: &str, topic: &str, payload: &[u8]) -> Result<Message, R
         Channel::Online => open(device, topic.channel, payload, online),
         Channel::State => open(device, topic.channel, payload, state),
         Channel::Events => open(device, topic.channel, payload, events),
-        Channel::Metrics => open(device, topic.channel, payload, |data: Metrics| metrics(&data)),
+        Channel::Metrics => open(device, topic.channel, payload, |data: Metrics| metrics(data)),
         Channel::Reply => open(device, topic.channel, payload, |_: Box<RawValue>| Ok(Body::Reply)),
         Channel::Desired | Channel::Command | Channel::Ack => Err(Refused::Topic),
     }
@@ -182,11 +185,24 @@ fn events(batch: EventBatch) -> Result<Body, Refused> {
     Ok(Body::Events(batch))
 }
 
-fn metrics(metrics: &Metrics) -> Result<Body, Refused> {
+fn metrics(metrics: Metrics) -> Result<Body, Refused> {
     if metrics.metrics.len() > MAX_METRICS || metrics.metrics.keys().any(|name| word("", name).is_err()) {
         return Err(Refused::Value("metrics"));
     }
-    serde_json::to_string(&metrics.metrics).map(Body::Metrics).map_err(Refused::Json)
+    if metrics.endpoints.len() > ENDPOINTS_MAX || !metrics.endpoints.iter().all(is_plausible) {
+        return Err(Refused::Value("endpoints"));
+    }
+    let numbers = serde_json::to_string(&metrics.metrics).map_err(Refused::Json)?;
+    Ok(Body::Metrics(numbers, metrics.endpoints))
+}
+
+/// Counts that a device can have made in the time between two reports.
+fn is_plausible(figures: &EndpointFigures) -> bool {
+    let counts = |timing: &Timing| {
+        timing.buckets.len() <= EDGES_MS.len() && timing.buckets.iter().all(|n| *n <= MAX_COUNT)
+    };
+    let named = !figures.host.is_empty() && word("", &figures.host).is_ok();
+    named && number("", figures.table_version).is_ok() && counts(&figures.dns) && counts(&figures.request)
 }
 
 /// A number that both databases can hold.

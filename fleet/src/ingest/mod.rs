@@ -23,6 +23,7 @@
 pub mod client;
 pub mod desired;
 pub mod entity;
+pub mod figures;
 pub mod fold;
 pub mod http;
 mod keep;

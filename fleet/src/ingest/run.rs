@@ -2,6 +2,7 @@
 
 use super::client::{Delivery, Link};
 use super::desired::{self, Content, DesiredConfig};
+use super::figures;
 use super::keep::{self, Outcome, Todo};
 use super::message::{self, Body, Message, Refused};
 use super::{Change, Counters, shed};
@@ -202,6 +203,9 @@ impl Storing {
         let before = clock::earlier(clock::now(), KEEP_EVENTS);
         if let Err(error) = keep::forget(&self.database, before).await {
             tracing::warn!(error = %crate::ingest::chain(&error), "old events could not be deleted");
+        }
+        if let Err(error) = figures::forget(&self.database, clock::now()).await {
+            tracing::warn!(error = %crate::ingest::chain(&error), "old figures could not be deleted");
         }
     }
 }

@@ -72,6 +72,37 @@ impl MigrationTrait for M0003Held {
     }
 }
 
+/// How long names and requests take, counted by endpoint.
+pub struct EndpointFigures;
+
+impl MigrationName for EndpointFigures {
+    fn name(&self) -> &'static str {
+        "m0007_endpoint_figures"
+    }
+}
+
+#[async_trait::async_trait]
+impl MigrationTrait for EndpointFigures {
+    async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+        let mut name = Index::create();
+        for column in ["day", "country", "origin", "host", "table_version", "kind", "bucket"] {
+            name.col(column);
+        }
+        let figures = table("endpoint_figures")
+            .col(big_integer("day"))
+            .col(string("country"))
+            .col(string("origin"))
+            .col(string("host"))
+            .col(big_integer("table_version"))
+            .col(string("kind"))
+            .col(big_integer("bucket"))
+            .col(big_integer("n"))
+            .primary_key(&mut name)
+            .take();
+        manager.create_table(figures).await
+    }
+}
+
 fn table(name: &'static str) -> TableCreateStatement {
     let mut table = Table::create();
     table.table(name).if_not_exists();

@@ -21,7 +21,7 @@ fn kind(body: &Body) -> Option<Kind> {
     match body {
         Body::State { .. } => Some(Kind::State),
         Body::Beat { .. } => Some(Kind::Beat),
-        Body::Metrics(_) => Some(Kind::Metrics),
+        Body::Metrics(..) => Some(Kind::Metrics),
         Body::Birth(_) | Body::Will | Body::Events(_) | Body::Reply => None,
     }
 }
@@ -75,7 +75,7 @@ mod tests {
     }
 
     fn metrics() -> Body {
-        Body::Metrics("{}".into())
+        Body::Metrics("{}".into(), Vec::new())
     }
 
     #[test]

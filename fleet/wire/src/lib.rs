@@ -10,6 +10,7 @@ pub mod activation;
 pub mod conditions;
 pub mod dsse;
 pub mod encoding;
+pub mod figures;
 pub mod ids;
 pub mod mqtt;
 pub mod orders;

@@ -213,11 +213,14 @@ pub struct Event {
 }
 
 /// `up/metrics`: numbers by name.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Metrics {
     /// Values by metric name.
     pub metrics: std::collections::BTreeMap<String, f64>,
+    /// What was measured of endpoints since the last report.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub endpoints: Vec<crate::figures::EndpointFigures>,
 }
 
 /// `dn/ack`: what the fleet has made durable, or a request for the whole state.

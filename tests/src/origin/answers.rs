@@ -44,7 +44,7 @@ pub(super) async fn answer(
             }
             Ok(echo)
         }
-        _ => Ok(refusal(404, None)),
+        _ => super::pages::answer(world, request).await,
     }
 }
 

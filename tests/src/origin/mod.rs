@@ -13,12 +13,14 @@ mod behaviour;
 mod ending;
 pub mod journal;
 mod mischief;
+mod pages;
 mod reconcile;
 mod single;
 mod store;
 
 pub use behaviour::{Behaviour, Comparison};
 pub use mischief::Mischief;
+pub use pages::{Page, Visit};
 pub use store::{Defect, Held, Store};
 
 use anyhow::{Context, Result};
@@ -41,6 +43,7 @@ pub struct World {
     /// Its name in the route table.
     pub name: String,
     state: Mutex<State>,
+    pages: Mutex<pages::Pages>,
     /// Answers wait while this is true.
     answers_wait: watch::Sender<bool>,
 }
@@ -136,7 +139,12 @@ impl Origin {
             comparisons: 0,
         };
         let (answers_wait, _) = watch::channel(false);
-        let world = Arc::new(World { name: name.into(), state: Mutex::new(state), answers_wait });
+        let world = Arc::new(World {
+            name: name.into(),
+            state: Mutex::new(state),
+            pages: Mutex::default(),
+            answers_wait,
+        });
         let listener = TcpListener::bind(address).await.context("the origin's address is taken")?;
         let address = listener.local_addr().context("a listener without an address")?;
         let accepting = Some(tokio::spawn(accept(listener, world.clone())));

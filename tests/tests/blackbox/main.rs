@@ -7,6 +7,7 @@ mod deliver;
 mod durable;
 mod failover;
 mod flood;
+mod gateway;
 mod hosts;
 mod hosts_kill;
 mod lifecycle;

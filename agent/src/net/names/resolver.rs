@@ -14,8 +14,8 @@ use super::servers;
 use super::shelf::{self, Writer};
 use super::system::{System, system};
 use super::wanted::{
-    Found, LookupError, NamesSettings, Wanted, host_as_address, is_invalid, is_local, no_address,
-    normal, put_together,
+    Found, LookupError, NamesSettings, Wanted, host_as_address, is_invalid, is_local, no_address, normal,
+    put_together,
 };
 use crate::clock::{Mono, instant, mono, wall};
 use crate::heartbeat::Heartbeat;

@@ -70,13 +70,13 @@ async fn post(
     {
         let mut headers = headers.clone();
         headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
-        let answer = exchange(sender, way.client.post(&url).headers(headers).body(small)).await?;
+        let answer = exchange(sender, way, way.client.post(&url).headers(headers).body(small)).await?;
         if answer.status != 415 {
             return Ok(answer);
         }
         gzip.is_not_read_by(&way.origin);
     }
-    exchange(sender, way.client.post(&url).headers(headers).body(body)).await
+    exchange(sender, way, way.client.post(&url).headers(headers).body(body)).await
 }
 
 /// `None` when nothing is gained. Megabytes take a small processor a while, so not on a thread that serves tills.

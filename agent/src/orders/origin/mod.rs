@@ -14,8 +14,9 @@ pub use single::AT_ONCE;
 use super::backoff::MAX_RETRY_AFTER;
 use super::ledger::Outgoing;
 use super::outcome::{BatchOutcome, RawAnswer};
-use crate::clock::wall;
+use crate::clock::{mono, wall};
 use crate::config::{SingleSection, header_safe};
+use crate::net::figures::Stopwatch;
 use crate::net::{BodyError, explain, read_limited};
 use http::{HeaderMap, HeaderValue, header};
 use samovar_wire::orders::{
@@ -38,6 +39,8 @@ pub struct Way {
     pub client: reqwest::Client,
     /// `scheme://domain[:port]`
     pub base_url: String,
+    /// Measures how long its answers take.
+    pub stopwatch: Option<Stopwatch>,
 }
 
 /// Who sends, and how.
@@ -102,7 +105,12 @@ impl Answer {
 }
 
 /// One request and its whole answer, within the sender's deadline for each.
-async fn exchange(sender: &Sender, request: reqwest::RequestBuilder) -> Result<Answer, BatchOutcome> {
+async fn exchange(
+    sender: &Sender,
+    way: &Way,
+    request: reqwest::RequestBuilder,
+) -> Result<Answer, BatchOutcome> {
+    let began = mono();
     let response = match tokio::time::timeout(sender.deadline, request.send()).await {
         Ok(Ok(response)) => response,
         // The client has a deadline of its own; a connection that is never made is another matter.
@@ -116,6 +124,9 @@ async fn exchange(sender: &Sender, request: reqwest::RequestBuilder) -> Result<A
             return Err(BatchOutcome::Stalled(format!("no answer within {limit} ms")));
         }
     };
+    if let Some(stopwatch) = &way.stopwatch {
+        stopwatch.record(mono().after(began));
+    }
     let (status, headers) = (response.status().as_u16(), response.headers().clone());
     match read_limited(response, MAX_ANSWER_BYTES, sender.deadline).await {
         Ok(body) => Ok(Answer { status, headers, body }),

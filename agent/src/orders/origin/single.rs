@@ -38,7 +38,7 @@ async fn one(
     };
     let url = format!("{}{}", way.base_url, rules.path.fill(&value));
     let request = way.client.request(method, url).headers(headers).body(order.body.clone());
-    let answer = exchange(sender, request).await?;
+    let answer = exchange(sender, way, request).await?;
     let mark = rules.mark().and_then(|(name, _)| answer.headers.get(name)?.to_str().ok()).map(str::trim);
     read_single(rules, &SingleAnswer { raw: answer.raw(), mark })
 }

@@ -81,7 +81,10 @@ impl Device {
             state: state.subscribe(),
             birth: birth.subscribe(),
             tls: tls.subscribe(),
-            metrics: Box::new(|| BTreeMap::from([("orders_pending".to_owned(), 3.0)])),
+            metrics: Box::new(|| samovar_wire::mqtt::Metrics {
+                metrics: BTreeMap::from([("orders_pending".to_owned(), 3.0)]),
+                endpoints: Vec::new(),
+            }),
             outbox: outbox.clone(),
             conditions: set,
             heartbeat: None,

@@ -5,3 +5,4 @@ pub mod device_event;
 pub mod device_metric;
 pub mod device_status;
 pub mod device_stream;
+pub mod endpoint_figure;
