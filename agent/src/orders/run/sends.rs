@@ -14,9 +14,15 @@ use crate::orders::origin::{Parcel, Sender, send};
 use crate::orders::outcome::BatchOutcome;
 use samovar_wire::OriginId;
 use std::collections::{HashMap, HashSet};
+use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::{Notify, oneshot};
 use tokio::task::{JoinError, JoinSet};
+
+/// A batch that waits so long for its answer makes routing look whether the origin is dead: packets that vanish would
+/// otherwise be noticed by the time-out of the request alone.
+const LONG_WAIT: Duration = Duration::from_secs(2);
 
 /// What a batch needs on its way.
 pub(super) struct Post {
@@ -125,7 +131,7 @@ impl Post {
         match (self.routes.way(query), &self.sender) {
             _ if orders.is_empty() => BatchOutcome::Answered(Vec::new()),
             (Ok(way), Some(sender)) => tokio::select! {
-                outcome = send(sender, &way, Parcel { udl: country, orders, shadow_of: None }) => {
+                outcome = self.watched(send(sender, &way, Parcel { udl: country, orders, shadow_of: None })) => {
                     // What goes aside is doubted itself: it is no witness against the origin.
                     if !sending.aside {
                         self.routes.report(origin, &outcome);
@@ -139,6 +145,16 @@ impl Post {
             (Err(why), _) => BatchOutcome::Unreachable(why),
             (_, None) => BatchOutcome::Unreachable("the device is not activated".into()),
         }
+    }
+
+    /// Waits for an answer; when it takes long, routing is told while the wait goes on.
+    async fn watched<T>(&self, answer: impl Future<Output = T>) -> T {
+        let mut answer = pin!(answer);
+        if let Ok(answer) = tokio::time::timeout(LONG_WAIT, &mut answer).await {
+            return answer;
+        }
+        self.routes.suspect();
+        answer.await
     }
 }
 
