@@ -5,7 +5,7 @@ use super::schedule::{Pace, Schedule};
 use super::view::{NAMED, conditions, states};
 use crate::clock::{instant, mono, wall};
 use crate::heartbeat::Heartbeat;
-use crate::orders::ledger::Ledger;
+use crate::orders::ledger::{Ledger, Outstanding, PassNote};
 use crate::orders::origin::Sender;
 use crate::orders::run::{Events, Routes};
 use crate::status::Board;
@@ -108,6 +108,9 @@ struct Memory {
     strangers: BTreeMap<OriginId, Vec<String>>,
     lost: BTreeMap<OriginId, Vec<String>>,
     table_version: Option<u64>,
+    /// Whether the ledger was found to be an older copy of itself. Once in a life: an origin that is wrong about the
+    /// newest place must not make it begin anew for ever.
+    renewed: bool,
     publish: watch::Sender<Arc<Vec<ReconcileState>>>,
 }
 
@@ -140,6 +143,7 @@ impl Reconciler {
             strangers: BTreeMap::new(),
             lost: BTreeMap::new(),
             table_version: self.routes.table_version(),
+            renewed: false,
             publish,
         };
         loop {
@@ -180,6 +184,7 @@ impl Reconciler {
                 return;
             }
         };
+        self.renew(&compared, memory).await;
         for (open, _) in &compared {
             memory.schedule.known(&open.origin, mono(), fastrand::u32(..));
         }
@@ -199,6 +204,24 @@ impl Reconciler {
             for reply in memory.waiting.drain(..) {
                 let _ = reply.send(Ok(()));
             }
+        }
+    }
+
+    /// An origin has orders of this ledger behind its newest place: they were given before the device was restored from a
+    /// copy. Places that were given once must not be given again.
+    async fn renew(&self, compared: &[(Outstanding, Option<PassNote>)], memory: &mut Memory) {
+        let Some((open, _)) = compared.iter().find(|(open, _)| open.beyond > 0) else { return };
+        if memory.renewed || !memory.passes.is_empty() {
+            return;
+        }
+        memory.renewed = true;
+        let newest = self.ledger.backlog().borrow().newest;
+        let why = format!(
+            "{} has {} orders of this ledger behind place {newest}, its newest: it was restored from an older copy",
+            open.origin, open.beyond
+        );
+        if let Err(error) = self.ledger.renew(newest, &why).await {
+            tracing::error!(%error, why, "the ledger could not go on under another UUID");
         }
     }
 
