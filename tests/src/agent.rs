@@ -152,7 +152,10 @@ impl Setup {
                  environment = \"{ENVIRONMENT}\"\n\n"
             );
         }
-        let _ = write!(toml, "[origin]\n{origin}\n\n[relay]\nurl = \"{relay}\"\n\n[local_api]\nlisten = \"127.0.0.1:0\"\n\n{more}");
+        let _ = write!(
+            toml,
+            "[origin]\n{origin}\n\n[relay]\nurl = \"{relay}\"\n\n[local_api]\nlisten = \"127.0.0.1:0\"\n\n{more}"
+        );
         toml
     }
 }

@@ -58,13 +58,7 @@ impl RoughOrigin {
 
     /// An origin in a network namespace, with more options of its program.
     #[must_use]
-    pub fn within(
-        namespace: &str,
-        name: &str,
-        directory: &Path,
-        address: SocketAddr,
-        more: &[&str],
-    ) -> Self {
+    pub fn within(namespace: &str, name: &str, directory: &Path, address: SocketAddr, more: &[&str]) -> Self {
         Self {
             namespace: Some(namespace.into()),
             more: more.iter().map(ToString::to_string).collect(),

@@ -35,6 +35,7 @@ impl BatchOutcome {
                 verdicts.iter_mut().zip(bodies).for_each(|(verdict, body)| cut_verdict(verdict, body));
             }
             Self::Unreachable(words)
+            | Self::Stalled(words)
             | Self::Busy { detail: words, .. }
             | Self::IdentityRefused(words)
             | Self::TooLarge(words)
