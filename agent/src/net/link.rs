@@ -39,6 +39,14 @@ pub fn trouble() -> Option<&'static str> {
     silent.then_some("the store's router does not answer (no ARP reply from the gateway)")
 }
 
+/// Whether a gateway's hardware address is known: it answered lately.
+#[must_use]
+pub fn router_answered() -> bool {
+    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+    let (routes, neighbours) = (read("/proc/net/route"), read("/proc/net/arp"));
+    gateways(&routes).iter().any(|(_, gateway)| flags_of(&neighbours, *gateway) == Some("0x2"))
+}
+
 /// Links and gateways of the default routes, as the kernel writes them: hex, least byte first.
 fn gateways(routes: &str) -> Vec<(&str, Ipv4Addr)> {
     let gateway = |line| {
@@ -67,10 +75,14 @@ fn has_default_route6(routes: &str) -> bool {
 
 /// Whether the kernel asked for the gateway's hardware address and got no answer. No entry at all says nothing.
 fn is_silent(neighbours: &str, gateway: Ipv4Addr) -> bool {
+    flags_of(neighbours, gateway) == Some("0x0")
+}
+
+fn flags_of(neighbours: &str, gateway: Ipv4Addr) -> Option<&str> {
     let gateway = gateway.to_string();
-    neighbours.lines().skip(1).any(|line| {
+    neighbours.lines().skip(1).find_map(|line| {
         let mut fields = line.split_ascii_whitespace();
-        fields.next() == Some(gateway.as_str()) && fields.nth(1) == Some("0x0")
+        if fields.next() == Some(gateway.as_str()) { fields.nth(1) } else { None }
     })
 }
 

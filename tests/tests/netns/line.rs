@@ -80,7 +80,7 @@ async fn a_line_that_is_dead_behind_the_router_moves_nothing() -> Result<()> {
     if !sandboxed("line::a_line_that_is_dead_behind_the_router_moves_nothing")? {
         return Ok(());
     }
-    story(Cut::Upstream, "no reference answers").await
+    story(Cut::Upstream, "the router answered lately); no reference answers").await
 }
 
 #[tokio::test]
