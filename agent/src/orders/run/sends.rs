@@ -131,7 +131,11 @@ impl Post {
         match (self.routes.way(query), &self.sender) {
             _ if orders.is_empty() => BatchOutcome::Answered(Vec::new()),
             (Ok(way), Some(sender)) => tokio::select! {
-                outcome = self.watched(send(sender, &way, Parcel { udl: country, orders, shadow_of: None })) => {
+                outcome = watched(
+                    LONG_WAIT,
+                    send(sender, &way, Parcel { udl: country, orders, shadow_of: None }),
+                    || self.routes.suspect(),
+                ) => {
                     // What goes aside is doubted itself: it is no witness against the origin.
                     if !sending.aside {
                         self.routes.report(origin, &outcome);
@@ -146,16 +150,16 @@ impl Post {
             (_, None) => BatchOutcome::Unreachable("the device is not activated".into()),
         }
     }
+}
 
-    /// Waits for an answer; when it takes long, routing is told while the wait goes on.
-    async fn watched<T>(&self, answer: impl Future<Output = T>) -> T {
-        let mut answer = pin!(answer);
-        if let Ok(answer) = tokio::time::timeout(LONG_WAIT, &mut answer).await {
-            return answer;
-        }
-        self.routes.suspect();
-        answer.await
+/// Waits for an answer; when it takes long, that is told once while the wait goes on.
+async fn watched<T>(limit: Duration, answer: impl Future<Output = T>, long: impl FnOnce()) -> T {
+    let mut answer = pin!(answer);
+    if let Ok(answer) = tokio::time::timeout(limit, &mut answer).await {
+        return answer;
     }
+    long();
+    answer.await
 }
 
 /// Tells what was bound from what was settled or discarded meanwhile.
@@ -169,4 +173,19 @@ fn not_bound(sending: Sending, error: &LedgerError, its_turn: bool) -> Sent {
     tracing::warn!(%error, origin = %sending.origin, "a batch could not be bound");
     let end = if its_turn { End::NotBound } else { End::Withdrawn { bound: false } };
     Sent { sending, left_out: Vec::new(), orders: Vec::new(), end }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_wait_that_is_long_is_told_while_it_goes_on_and_one_that_is_not_is_not() {
+        let (answer, answered) = oneshot::channel();
+        // It comes only after the long wait was told.
+        let waited = watched(Duration::ZERO, answered, || answer.send(7).unwrap()).await;
+        assert_eq!(waited, Ok(7));
+        let told = || panic!("an answer that is there was waited for");
+        assert_eq!(watched(Duration::ZERO, std::future::ready(7), told).await, 7);
+    }
 }
