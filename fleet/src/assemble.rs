@@ -156,7 +156,7 @@ pub async fn start(config: Config, dir: &Path) -> Result<Running, StartError> {
     };
     let database = Database::open(&url).await?;
     let authority = secrets::authority(&database, dir, (&config.pki, &config.server.fleet), now).await?;
-    let keys = Arc::new(secrets::signing_keys(&database, dir, now).await?);
+    let keys = Arc::new(secrets::signing_keys(&database, dir, config.routes.sign, now).await?);
     let certificate =
         Arc::new(ServerCertificate::at_start(&authority, (&config.tls, &config.server), dir, now)?);
     let client_ca = tls::client_ca(&config.tls.client_ca, authority.pem())?;

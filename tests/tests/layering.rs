@@ -65,6 +65,11 @@ const POLICIES: &[&str] = &[
     "fleet/src/orders/judge.rs",
     "fleet/src/orders/pace.rs",
     "fleet/src/overload/admission.rs",
+    "fleet/src/console/route_map.rs",
+    "fleet/src/console/route_view.rs",
+    "fleet/src/routes/difference.rs",
+    "fleet/src/routes/document.rs",
+    "fleet/src/routes/sensible.rs",
     "fleet/wire/src/plain.rs",
 ];
 

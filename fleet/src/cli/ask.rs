@@ -1,6 +1,5 @@
 //! Commands that ask a server.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
@@ -10,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::client::{Client, Target, encode, with_query};
 use super::logins::{self, Login};
-use super::{print, terminal};
+use super::{print, routes, terminal};
 
 #[derive(Subcommand)]
 pub(super) enum Ask {
@@ -78,7 +77,7 @@ pub(super) enum Ask {
     },
     /// Route tables
     #[command(subcommand)]
-    Routes(Routes),
+    Routes(routes::Routes),
     /// Operators
     #[command(subcommand)]
     Operator(Operator),
@@ -120,29 +119,6 @@ pub(super) enum Store {
     },
     /// List the stores
     List {
-        #[command(flatten)]
-        target: Target,
-    },
-}
-
-#[derive(Subcommand)]
-pub(super) enum Routes {
-    /// List the published tables
-    List {
-        #[command(flatten)]
-        target: Target,
-    },
-    /// Show the table in force, or one version
-    Show {
-        /// The version
-        version: Option<u64>,
-        #[command(flatten)]
-        target: Target,
-    },
-    /// Publish a signed table, or a plain one, which the server signs
-    Publish {
-        /// The file
-        file: PathBuf,
         #[command(flatten)]
         target: Target,
     },
@@ -235,7 +211,7 @@ pub(super) async fn run(ask: Ask) -> Result<()> {
         Ask::Orders { store, device, after, limit, count, target, .. } => {
             orders(&target, (store, device), after, limit, count).await
         }
-        Ask::Routes(routes) => run_routes(routes).await,
+        Ask::Routes(routes) => routes::run(routes).await,
         Ask::Operator(operator) => run_operator(operator).await,
         Ask::Audit { limit, target } => {
             let columns = &["at", "actor", "action", "subject", "detail"];
@@ -323,30 +299,6 @@ async fn orders(
         eprintln!("there are more: --after {next}");
     }
     Ok(())
-}
-
-async fn run_routes(routes: Routes) -> Result<()> {
-    match routes {
-        Routes::List { target } => {
-            let columns = &["version", "origin", "published_at", "published_by", "sha256"];
-            page(&target, "/api/v1/routes", ("routes", columns)).await
-        }
-        Routes::Show { version, target } => {
-            let which = version.map_or_else(|| "current".to_owned(), |version| version.to_string());
-            let answer = Client::find(&target).await?.get(&format!("/api/v1/routes/{which}")).await?;
-            print::json(if target.json { &answer } else { &answer["document"] });
-            Ok(())
-        }
-        Routes::Publish { file, target } => {
-            // Byte for byte: the bytes signed are the bytes sent.
-            let table = std::fs::read_to_string(&file)
-                .with_context(|| format!("{} cannot be read", file.display()))?;
-            show(
-                &target,
-                &Client::find(&target).await?.ask(Method::POST, "/api/v1/routes", Some(table)).await?,
-            )
-        }
-    }
 }
 
 async fn run_operator(operator: Operator) -> Result<()> {

@@ -134,9 +134,27 @@ impl Client {
         self.ask(Method::POST, path, Some(body.to_string())).await
     }
 
+    /// Approves something, if it still is what was looked at.
+    pub(super) async fn approve(&self, path: &str, revision: Option<i64>) -> Result<Value> {
+        let mut request = self.http.post(format!("{}{path}", self.server));
+        if let Some(revision) = revision {
+            request = request.header(http::header::IF_MATCH, format!("\"{revision}\""));
+        }
+        self.answer(request, None).await
+    }
+
+    /// Replaces something that must not have changed since `tag` (its `ETag`).
+    pub(super) async fn replace(&self, path: &str, tag: &str, body: &Value) -> Result<Value> {
+        let request = self.http.request(Method::PUT, format!("{}{path}", self.server));
+        self.answer(request.header(http::header::IF_MATCH, tag), Some(body.to_string())).await
+    }
+
     /// Sends one request; a problem document becomes an error in the server's words.
     pub(super) async fn ask(&self, method: Method, path: &str, body: Option<String>) -> Result<Value> {
-        let mut request = self.http.request(method, format!("{}{path}", self.server));
+        self.answer(self.http.request(method, format!("{}{path}", self.server)), body).await
+    }
+
+    async fn answer(&self, mut request: reqwest::RequestBuilder, body: Option<String>) -> Result<Value> {
         if let Some(token) = &self.token {
             request = request.bearer_auth(token);
         }

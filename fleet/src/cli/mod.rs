@@ -9,10 +9,12 @@
 
 mod ask;
 mod client;
+mod effect;
 mod logins;
 mod offline;
 mod origin_cert;
 mod print;
+mod routes;
 mod serve;
 mod terminal;
 

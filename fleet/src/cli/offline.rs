@@ -7,12 +7,12 @@ use anyhow::{Context as _, Result, bail};
 use clap::Subcommand;
 use samovar_wire::dsse::{self, Envelope, PublicKey, SigningKey, TrustedKeys};
 use samovar_wire::encoding::{from_base64, hex, sha256};
-use samovar_wire::route::{self, Facts, NoRoute, Query, Reason, Scheme, Table};
+use samovar_wire::route::{self, Facts, Query, Scheme, Table};
 use samovar_wire::status::Health;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::print;
+use super::{effect, print};
 use crate::clock;
 use crate::store::{replace, replace_secret};
 
@@ -55,23 +55,25 @@ pub(super) enum Route {
         #[arg(long)]
         json: bool,
     },
-    /// Say where a device would send an order, and why
-    Preview(Preview),
+    /// Say where a device would send an order, and why; or what a table would change for a list of stores
+    Preview(Box<Preview>),
 }
 
 #[derive(clap::Args)]
 pub(super) struct Preview {
     /// A table or an envelope (whose signature is not checked here)
     table: PathBuf,
+    #[command(flatten)]
+    many: effect::Many,
     /// The device
-    #[arg(long)]
-    device: String,
+    #[arg(long, required_unless_present = "stores")]
+    device: Option<String>,
     /// Its store
-    #[arg(long)]
-    store: String,
+    #[arg(long, required_unless_present = "stores")]
+    store: Option<String>,
     /// The order's UDL, else the store's country
-    #[arg(long, alias = "udl")]
-    country: String,
+    #[arg(long, alias = "udl", required_unless_present = "stores")]
+    country: Option<String>,
     /// The device's class
     #[arg(long, default_value = "pos")]
     class: String,
@@ -140,8 +142,7 @@ fn sign(table: &Path, keys: &[PathBuf], out: Option<&Path>) -> Result<()> {
         .unwrap_or_default()
         .to_owned();
     route::check(&payload, &environment).map_err(|refusal| anyhow::anyhow!("the table {refusal}"))?;
-    let keys = keys.iter().map(|path| signing_key(path)).collect::<Result<Vec<_>>>()?;
-    let envelope = Envelope::sign(dsse::ROUTE_TABLE, &payload, &keys.iter().collect::<Vec<_>>());
+    let envelope = signed(&payload, keys)?;
     let text = serde_json::to_string_pretty(&envelope)?;
     match out {
         Some(path) => Ok(replace(path, text.as_bytes())?),
@@ -150,6 +151,12 @@ fn sign(table: &Path, keys: &[PathBuf], out: Option<&Path>) -> Result<()> {
             Ok(())
         }
     }
+}
+
+/// The bytes of a table signed with some key files.
+pub(super) fn signed(payload: &[u8], keys: &[PathBuf]) -> Result<Envelope> {
+    let keys = keys.iter().map(|path| signing_key(path)).collect::<Result<Vec<_>>>()?;
+    Ok(Envelope::sign(dsse::ROUTE_TABLE, payload, &keys.iter().collect::<Vec<_>>()))
 }
 
 fn verify(path: &Path, trusted: &TrustedKeys, environment: &str, as_json: bool) -> Result<()> {
@@ -171,7 +178,6 @@ fn verify(path: &Path, trusted: &TrustedKeys, environment: &str, as_json: bool) 
 }
 
 fn preview(wanted: &Preview) -> Result<()> {
-    let table = table(&wanted.table)?;
     let health = |origin: &samovar_wire::OriginId| {
         if wanted.down.iter().any(|down| down == origin.as_str()) { Health::Down } else { Health::Up }
     };
@@ -181,43 +187,38 @@ fn preview(wanted: &Preview) -> Result<()> {
         None => clock::now(),
     };
     let facts = Facts { now: Some(now), health: &health, nearest: nearest.as_ref(), scheme: Scheme::Https };
+    if let Some(stores) = &wanted.many.stores {
+        let tables = (wanted.many.before.as_deref(), &*wanted.table);
+        return effect::preview(tables, stores, (&wanted.service, &facts), wanted.many.limit, wanted.json);
+    }
+    let table = table(&wanted.table)?;
+    let given = |text: &Option<String>| text.clone().unwrap_or_default();
     let query = Query {
         service: &wanted.service.parse()?,
         class: &wanted.class.parse()?,
-        device: &wanted.device.parse()?,
-        store: &wanted.store.parse()?,
-        country: &wanted.country.parse()?,
+        device: &given(&wanted.device).parse()?,
+        store: &given(&wanted.store).parse()?,
+        country: &given(&wanted.country).parse()?,
         user: wanted.user.as_deref(),
     };
-    let (answer, reason) = match route::choose(&table, &query, &facts) {
-        Ok(decision) => (
-            json!({"origin": decision.origin, "domain": decision.domain, "base_url": decision.base_url,
-                "endpoint": decision.endpoint, "rule": decision.rule}),
-            decision.reason,
-        ),
-        Err(none) => {
-            let detail = none.to_string();
-            let reason = if let NoRoute::Residency { reason, .. } = none { reason } else { Vec::new() };
-            (json!({"origin": null, "held": "residency", "detail": detail}), reason)
-        }
-    };
-    show_preview(answer, &reason, (table.version, wanted.json));
-    Ok(())
-}
-
-fn show_preview(mut answer: Value, reason: &[Reason], (version, as_json): (u64, bool)) {
-    answer["table_version"] = version.into();
-    if as_json {
-        answer["reason"] = json!(reason);
-        return print::json(&answer);
+    let told = route::explain(&table, &query, &facts);
+    if wanted.json {
+        print::json(&serde_json::to_value(&told)?);
+        return Ok(());
+    }
+    let mut answer = serde_json::to_value(&told)?;
+    let reason = answer["reason"].take();
+    if let Some(answer) = answer.as_object_mut() {
+        answer.retain(|name, _| name != "reason" && name != "candidates");
     }
     print::fields(&answer);
     print::line("");
-    print::table(&reason.iter().map(|step| json!(step)).collect::<Vec<_>>(), &["rule", "result", "detail"]);
+    print::table(reason.as_array().map_or(&[], Vec::as_slice), &["rule", "result", "detail"]);
+    Ok(())
 }
 
 /// A table from a file that holds it, or an envelope of it.
-fn table(path: &Path) -> Result<Table> {
+pub(super) fn table(path: &Path) -> Result<Table> {
     let bytes = read(path)?;
     let payload = match serde_json::from_slice::<Envelope>(&bytes) {
         Ok(envelope) => from_base64(&envelope.payload).context("the envelope's payload is not base64")?,
@@ -232,7 +233,7 @@ fn signing_key(path: &Path) -> Result<SigningKey> {
     Ok(SigningKey::from_seed(file.key_id, &file.seed)?)
 }
 
-fn read(path: &Path) -> Result<Vec<u8>> {
+pub(super) fn read(path: &Path) -> Result<Vec<u8>> {
     std::fs::read(path).with_context(|| format!("{} cannot be read", path.display()))
 }
 

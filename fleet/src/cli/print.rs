@@ -13,6 +13,14 @@ pub(super) fn line(text: &str) {
     }
 }
 
+/// Prints a text byte for byte, without a line end of our own: it is to be signed.
+pub(super) fn exactly(text: &str) {
+    let mut out = std::io::stdout();
+    if out.write_all(text.as_bytes()).and_then(|()| out.flush()).is_err() {
+        std::process::exit(0);
+    }
+}
+
 /// Says what went wrong.
 pub(super) fn complaint(text: &str) {
     // Nobody may be listening; the exit code says the same.

@@ -137,6 +137,7 @@ impl Config {
         self.broker.check()?;
         self.tls.check()?;
         self.pki.check()?;
+        self.routes.check()?;
         self.intake.check()?;
         self.log.check()
     }
@@ -293,6 +294,7 @@ mod tests {
             "broker.url=http://x",
             "tls.cert=only.pem",
             "pki.device_days=0",
+            "routes.sign=false",
             "log.filter=info,samovar_fleet=loud",
         ] {
             let refused = Config::load(None, &[set.into()]).unwrap_err();

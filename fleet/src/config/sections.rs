@@ -278,11 +278,30 @@ impl Intake {
 }
 
 /// Route tables.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Routes {
     /// More keys that may sign route tables, besides this fleet's own: base64 Ed25519 public keys by key id.
     pub trusted_keys: TrustedKeys,
+    /// Whether this server has a key of its own and signs tables with it.
+    pub sign: bool,
+    /// Whether a table needs a second operator, or the signature of a trusted key, before it is published.
+    pub four_eyes: bool,
+}
+
+impl Default for Routes {
+    fn default() -> Self {
+        Self { trusted_keys: TrustedKeys::new(), sign: true, four_eyes: false }
+    }
+}
+
+impl Routes {
+    pub(super) fn check(&self) -> Result<(), ConfigError> {
+        if !self.sign && self.trusted_keys.is_empty() {
+            return Err(value("routes.sign", "without it, routes.trusted_keys must name the key that signs"));
+        }
+        Ok(())
+    }
 }
 
 /// Claims.

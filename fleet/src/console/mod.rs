@@ -8,15 +8,21 @@
 //!
 //! Promises: everything a device, a till or an operator wrote is escaped by the templates, and the content security
 //! policy lets no script run but our own file; each page works without scripts (it then refreshes itself); nothing is
-//! loaded from anywhere else. The pages look; they change nothing but the session and the language.
+//! loaded from anywhere else. The pages look; only those of route tables change something, by forms with a CSRF token.
 
 mod pages;
+mod route_drafts;
+mod route_map;
+mod route_preview;
+mod route_view;
+mod routes;
 mod sign_in;
 mod view;
 mod visitor;
 mod words;
 
 use axum::Router;
+use axum::extract::DefaultBodyLimit;
 use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::{get, post};
 use http::{HeaderValue, StatusCode, header};
@@ -29,6 +35,9 @@ use askama::Template;
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; \
                       form-action 'self'; frame-ancestors 'none'; base-uri 'none'";
 
+/// The largest form: a table of 1 MiB, with every quotation mark encoded.
+const FORM: usize = 4 * 1024 * 1024;
+
 /// The pages, for [`crate::router::assemble`].
 #[must_use = "the pages are to be served"]
 pub fn router() -> Router<App> {
@@ -38,6 +47,7 @@ pub fn router() -> Router<App> {
         .route("/console/", get(|| std::future::ready(Redirect::permanent("/console"))))
         .route("/console/stores/{id}", get(pages::store))
         .route("/console/devices/{id}", get(pages::device))
+        .merge(route_pages())
         .route("/console/{*rest}", get(pages::nothing))
         .route("/console/sign-in", get(sign_in::form).post(sign_in::sign_in))
         .route("/console/sign-out", post(sign_in::sign_out))
@@ -50,6 +60,18 @@ pub fn router() -> Router<App> {
             get(|| asset("text/javascript; charset=utf-8", include_str!("assets/console.js"))),
         )
         .route("/console/assets/icon.svg", get(|| asset("image/svg+xml", include_str!("assets/icon.svg"))))
+}
+
+fn route_pages() -> Router<App> {
+    Router::new()
+        .route("/console/routes", get(routes::overview))
+        .route("/console/routes/stragglers", get(routes::stragglers))
+        .route("/console/routes/drafts", post(routes::begin))
+        .route("/console/routes/drafts/{id}", get(route_drafts::draft).post(route_drafts::change))
+        .route("/console/routes/drafts/{id}/preview", get(route_preview::draft))
+        .route("/console/routes/{version}", get(routes::table).post(routes::bring_back))
+        .route("/console/routes/{version}/preview", get(route_preview::version))
+        .layer(DefaultBodyLimit::max(FORM))
 }
 
 async fn asset(kind: &'static str, text: &'static str) -> Response {

@@ -222,7 +222,7 @@ pub(super) async fn nothing(visitor: Visitor) -> Response {
     missing(&visitor, visitor.speech.language.words().no_page)
 }
 
-fn missing(visitor: &Visitor, text: &'static str) -> Response {
+pub(super) fn missing(visitor: &Visitor, text: &'static str) -> Response {
     let mut shell = visitor.shell(String::new());
     shell.watch = None;
     page(StatusCode::NOT_FOUND, &MessagePage { shell, text }, None).into_response()

@@ -296,7 +296,8 @@ pub(super) fn second(text: &str) -> String {
     text.get(..19).map_or_else(|| text.to_owned(), |text| text.replacen('T', " ", 1))
 }
 
-fn minute(text: &str) -> String {
+/// A point in time to the minute.
+pub(super) fn minute(text: &str) -> String {
     text.get(..16).map_or_else(|| text.to_owned(), |text| text.replacen('T', " ", 1))
 }
 

@@ -2,6 +2,7 @@
 
 use axum::http::{HeaderMap, header};
 use samovar_wire::conditions::Condition;
+use samovar_wire::route::Both;
 
 use crate::auth::extract::cookie;
 
@@ -40,6 +41,7 @@ words! {
     later: "The server cannot do this now. Try again.", "服务器暂时无法处理，请重试。";
     overview: "Overview", "总览";
     stores: "Stores", "门店";
+    store: "Store", "门店";
     devices: "Devices", "设备";
     device: "Device", "设备";
     orders: "Orders", "订单";
@@ -111,6 +113,106 @@ words! {
     live: "live", "实时";
     no_store: "There is no such store.", "没有该门店。";
     no_device: "There is no such device.", "没有该设备。";
+    routes: "Routes", "路由";
+    route_versions: "Published tables", "已发布的路由表";
+    route_drafts: "Drafts and proposals", "草稿与待审";
+    new_draft: "New draft", "新建草稿";
+    title: "Title", "标题";
+    begin_from: "Begin from the table in force", "以现行路由表为起点";
+    begin_from_this: "Begin a draft from this version", "以此版本新建草稿";
+    no_drafts: "No draft is open.", "没有进行中的草稿。";
+    no_table: "No route table is in force yet.", "尚无生效的路由表。";
+    published_at: "Published", "发布时间";
+    published_by: "By", "发布人";
+    proposed_by: "Proposed by", "提交人";
+    written_by: "Written by", "编写人";
+    based_on: "Based on version", "基于版本";
+    changed_at: "Changed", "修改时间";
+    what_changes: "What changes", "变更内容";
+    against_in_force: "against the table in force", "与现行路由表相比";
+    against_before: "against the version before", "与上一版本相比";
+    no_changes: "Nothing but version and dates.", "仅版本号与日期不同。";
+    draft: "Draft", "草稿";
+    draft_state_draft: "being written", "编写中";
+    draft_state_proposed: "waits for approval", "待审批";
+    draft_state_published: "published", "已发布";
+    draft_state_discarded: "discarded", "已放弃";
+    save: "Save", "保存";
+    saved_valid: "The devices would accept this table.", "设备会接受此路由表。";
+    flaws: "To be corrected before it can be proposed", "提交前需要修正";
+    whole_document: "the whole document", "整个文档";
+    propose: "Propose", "提交审批";
+    propose_help: "A proposal gets the next version and today's date, and does not change any more.", "提交后将写入下一个版本号和当前日期，内容不再更改。";
+    approve: "Approve and publish", "批准并发布";
+    withdraw: "Withdraw", "撤回";
+    discard: "Discard", "放弃";
+    preview: "Preview", "预览影响";
+    own_work: "You wrote or proposed this: another operator must approve it.", "您是编写人或提交人，须由另一位操作员审批。";
+    sign_elsewhere: "This server signs no tables. Export, sign with the offline key, publish:", "本服务器不签署路由表。请导出后用离线密钥签署并发布：";
+    outdated: "Version {} came into force after this draft was begun. See below what the draft would undo.", "此草稿创建后，版本 {} 已生效。请核对下方变更，避免覆盖他人的修改。";
+    propose_over: "Propose over version {}", "确认覆盖版本 {} 并提交";
+    stale_draft: "Somebody changed this draft in the meantime. Your text is below and not saved: compare, then save again.", "此草稿已被他人修改。您的内容保留在下方但未保存，请核对后再次保存。";
+    the_document: "Document", "文档";
+    rollback: "Roll back to this version", "回滚到此版本";
+    rollback_help: "Its words come back at once under the next version, with new dates.", "将以新的版本号和日期立即重新发布其内容。";
+    reason: "Reason", "原因";
+    reissue_of: "brings back {}", "恢复自 {}";
+    moving: "change origin", "更换源站";
+    held_after: "no longer served", "失去服务";
+    freed_after: "served again", "恢复服务";
+    readdressed: "new address, same origin", "同源站换地址";
+    unchanged: "unchanged", "不变";
+    no_devices_short: "no device yet", "暂无设备";
+    stores_changed: "stores affected", "受影响门店";
+    now: "Now", "现在";
+    then: "After", "之后";
+    held_nowhere: "held (no origin)", "保留（无源站）";
+    map_of_countries: "Map of countries", "国家分布图";
+    map_help: "Upper strip: now. Body: after. Number: stores. Outlined: something changes.", "上方色条为现在，主体为之后；数字为门店数；描边表示有变化。";
+    by_origin: "By origin", "按源站";
+    by_country: "By country", "按国家";
+    country: "Country", "国家";
+    changes: "Changes", "变动明细";
+    all_countries: "all countries", "全部国家";
+    change: "Change", "变动";
+    nothing_moves: "No store and no device changes its way.", "没有门店或设备的去向发生变化。";
+    nearest_note: "Where the nearest origin decides, the listed order stands in for what each device measures.", "由就近规则决定时，按列出顺序预估；实际以设备测量为准。";
+    ask_one: "Where would one store, device or person go?", "查询单个门店、设备或用户的去向";
+    ask: "Ask", "查询";
+    user: "Person", "用户";
+    at_time: "At (RFC 3339)", "时间 (RFC 3339)";
+    down_origins: "Suppose these are down", "假设以下源站故障";
+    service: "Service", "服务";
+    in_this_table: "In this table", "在此路由表中";
+    rule_protected: "protected name", "受保护域名";
+    rule_emergency: "emergency", "紧急切换";
+    rule_user_pin: "user pin", "用户固定";
+    rule_device_pin: "device pin", "设备固定";
+    rule_store_pin: "store pin", "门店固定";
+    rule_split: "split", "分流";
+    rule_fallback: "fallback", "兜底";
+    rule_last_good: "last good", "上次有效";
+    rule_compiled_in: "compiled in", "内置";
+    rule_residency: "residency", "数据驻留";
+    rule_health: "health", "健康";
+    rule_bound: "bound", "已绑定";
+    result_applied: "decided", "生效";
+    result_no_match: "says nothing", "不适用";
+    result_passed_over: "passed over", "跳过";
+    stragglers: "Stragglers", "落后设备";
+    have_it: "have the table in force", "已应用现行路由表";
+    not_due: "Published {}. Devices have {} minutes before they count as behind.", "发布于 {}。{} 分钟后仍未应用的设备视为落后。";
+    nobody_behind: "Every device has the table in force.", "所有设备均已应用现行路由表。";
+    has_version: "Has", "当前版本";
+    why: "Why", "原因";
+    why_refused: "refused it", "已拒绝";
+    why_offline: "offline", "离线";
+    why_never_seen: "never heard of", "从未上线";
+    why_revoked: "revoked", "已吊销";
+    why_not_applied: "told, not applied yet", "已通知，尚未应用";
+    why_unknown: "has not said", "未说明";
+    not_said: "not said", "未上报";
+    starter: "starter", "初始";
     back: "Back to the overview", "返回总览";
 }
 
@@ -156,6 +258,14 @@ impl Language {
         match self {
             Self::English => &ENGLISH,
             Self::Chinese => &CHINESE,
+        }
+    }
+
+    /// One of two texts.
+    pub(super) fn of(self, text: Both) -> String {
+        match self {
+            Self::English => text.en,
+            Self::Chinese => text.zh,
         }
     }
 

@@ -15,12 +15,14 @@ pub(super) struct Migrator;
 impl MigratorTrait for Migrator {
     fn migrations() -> Vec<Box<dyn MigrationTrait>> {
         use crate::ingest::schema::{M0002Devices, M0003Held};
+        use crate::routes::schema::M0006Drafts;
         vec![
             Box::new(M0001Start),
             Box::new(M0002Devices),
             Box::new(M0003Held),
             Box::new(M0004Reconcile),
             Box::new(M0005Differences),
+            Box::new(M0006Drafts),
         ]
     }
 }

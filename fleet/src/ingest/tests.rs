@@ -186,7 +186,8 @@ impl World {
         let database = Database::open(url).await.unwrap();
         register(&database, POS, 1).await;
         let key = |name| SigningKey::from_seed(name, &new_seed().unwrap()).unwrap();
-        let keys = Arc::new(SigningKeys { routes: key("r1"), commands: vec![(Role::Admin, key("c1"))] });
+        let keys =
+            Arc::new(SigningKeys { routes: Some(key("r1")), commands: vec![(Role::Admin, key("c1"))] });
         let overload = Overload::new(2);
         let (ingest, tasks) = Ingest::start(&database, config(&broker, &keys, &overload)).unwrap();
         let world = Self { broker, database, keys, ingest, tasks, dir, overload };
@@ -206,7 +207,7 @@ impl World {
         let signed = Signed::sign(
             dsse::ROUTE_TABLE,
             format!("{{\"version\":{version}}}").as_bytes(),
-            &[&self.keys.routes],
+            &[self.keys.routes.as_ref().unwrap()],
         );
         let row = route_table::ActiveModel {
             version: Set(version),
@@ -215,6 +216,7 @@ impl World {
             origin: Set("test".to_owned()),
             published_at: Set(1),
             published_by: Set("test".to_owned()),
+            ..Default::default()
         };
         let write = self.database.write().await.unwrap();
         route_table::Entity::insert(row).exec_without_returning(&*write).await.unwrap();
@@ -539,7 +541,7 @@ async fn a_device_that_is_behind_is_sent_what_it_should_be(world: World) {
 
 async fn a_table_too_large_for_a_message_is_given_by_reference(world: World) {
     let large = format!("{{\"pad\":\"{}\"}}", "x".repeat(150_000));
-    let signed = Signed::sign(dsse::ROUTE_TABLE, large.as_bytes(), &[&world.keys.routes]);
+    let signed = Signed::sign(dsse::ROUTE_TABLE, large.as_bytes(), &[world.keys.routes.as_ref().unwrap()]);
     let write = world.database.write().await.unwrap();
     let row = route_table::ActiveModel {
         version: Set(9),
@@ -548,6 +550,7 @@ async fn a_table_too_large_for_a_message_is_given_by_reference(world: World) {
         origin: Set("test".to_owned()),
         published_at: Set(1),
         published_by: Set("test".to_owned()),
+        ..Default::default()
     };
     route_table::Entity::insert(row).exec_without_returning(&*write).await.unwrap();
     write.commit().await.unwrap();

@@ -48,11 +48,9 @@ pub(super) fn refusal(order: &IncomingOrder) -> Option<(&'static str, String)> {
             return Some(("invalid-order", format!("{field} contains a NUL character")));
         }
     }
-    if order.seq == 0 || i64::try_from(order.seq).is_err() {
-        return Some((
-            "invalid-order",
-            format!("seq {} is no place in a ledger: they start at 1", order.seq),
-        ));
+    // Place 0 is none: such an order is recorded, and in no range that is compared.
+    if i64::try_from(order.seq).is_err() {
+        return Some(("invalid-order", format!("seq {} is no place in a ledger", order.seq)));
     }
     let body = order.body.get();
     if body.len() > MAX_BODY_BYTES {
@@ -226,8 +224,9 @@ mod tests {
         for body in ["[]", "1", "null", "\"{}\"", "true"] {
             assert_eq!(refusal(&order("1", "a", body)).unwrap().0, "invalid-order", "{body}");
         }
-        let nowhere = IncomingOrder { seq: 0, ..order("1", "a", "{}") };
+        let nowhere = IncomingOrder { seq: u64::MAX, ..order("1", "a", "{}") };
         assert_eq!(refusal(&nowhere).unwrap().0, "invalid-order");
+        assert_eq!(refusal(&IncomingOrder { seq: 0, ..order("1", "a", "{}") }), None);
         let body = |bytes: usize| format!("{{\"a\":\"{}\"}}", "x".repeat(bytes - 8));
         assert_eq!(refusal(&order("1", "a", &body(MAX_BODY_BYTES + 1))).unwrap().0, "too-large");
         assert_eq!(refusal(&order("1", "a", &body(MAX_BODY_BYTES))), None);

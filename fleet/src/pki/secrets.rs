@@ -71,15 +71,18 @@ pub enum SecretsError {
 
 /// The keys this fleet signs with.
 pub struct SigningKeys {
-    /// Signs route tables.
-    pub routes: SigningKey,
+    /// Signs route tables; `None` on a server that signs none.
+    pub routes: Option<SigningKey>,
     /// Sign commands, one for each role.
     pub commands: Vec<(Role, SigningKey)>,
 }
 
 impl std::fmt::Debug for SigningKeys {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.debug_struct("SigningKeys").field("routes", &self.routes.key_id).finish_non_exhaustive()
+        formatter
+            .debug_struct("SigningKeys")
+            .field("routes", &self.routes.as_ref().map(|key| &key.key_id))
+            .finish_non_exhaustive()
     }
 }
 
@@ -87,7 +90,7 @@ impl SigningKeys {
     /// What devices are told to trust for route tables.
     #[must_use]
     pub fn trusted(&self) -> TrustedKeys {
-        TrustedKeys::from([(self.routes.key_id.clone(), self.routes.public())])
+        self.routes.iter().map(|key| (key.key_id.clone(), key.public())).collect()
     }
 
     /// What devices are told to trust for commands.
@@ -142,18 +145,22 @@ pub async fn authority(
     Ok(authority)
 }
 
-/// The signing keys of this fleet.
+/// The signing keys of this fleet; the one for route tables only if `sign_routes`.
 ///
 /// # Errors
 /// [`SecretsError`].
 pub async fn signing_keys(
     database: &Database,
     dir: &Path,
+    sign_routes: bool,
     now: Timestamp,
 ) -> Result<SigningKeys, SecretsError> {
     let dir = dir.join("keys");
     folder(&dir)?;
-    let routes = signing_key(database, &dir, "routes", now).await?;
+    let routes = match sign_routes {
+        true => Some(signing_key(database, &dir, "routes", now).await?),
+        false => None,
+    };
     let mut commands = Vec::new();
     for role in [Role::Support, Role::Field, Role::Netops, Role::Admin] {
         commands
@@ -253,8 +260,8 @@ mod tests {
         let first = authority(&shared, one.path(), (&pki, "HQ"), now).await.unwrap();
         let second = authority(&shared, other.path(), (&pki, "HQ"), now).await.unwrap();
         assert_eq!(first.pem(), second.pem());
-        let keys = signing_keys(&shared, one.path(), now).await.unwrap();
-        assert_eq!(keys.trusted(), signing_keys(&shared, other.path(), now).await.unwrap().trusted());
+        let keys = signing_keys(&shared, one.path(), true, now).await.unwrap();
+        assert_eq!(keys.trusted(), signing_keys(&shared, other.path(), true, now).await.unwrap().trusted());
         let elsewhere = tempfile::tempdir().unwrap();
         let empty = database(elsewhere.path()).await;
         assert_eq!(authority(&empty, one.path(), (&pki, "HQ"), now).await.unwrap().pem(), first.pem());
@@ -265,8 +272,11 @@ mod tests {
         let (one, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let (first, second) = (database(one.path()).await, database(other.path()).await);
         let now = crate::clock::now();
-        signing_keys(&first, one.path(), now).await.unwrap();
-        signing_keys(&second, other.path(), now).await.unwrap();
-        assert!(matches!(signing_keys(&second, one.path(), now).await, Err(SecretsError::Differs { .. })));
+        signing_keys(&first, one.path(), true, now).await.unwrap();
+        signing_keys(&second, other.path(), true, now).await.unwrap();
+        assert!(matches!(
+            signing_keys(&second, one.path(), true, now).await,
+            Err(SecretsError::Differs { .. })
+        ));
     }
 }

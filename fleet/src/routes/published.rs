@@ -2,12 +2,13 @@
 
 use samovar_wire::dsse::Envelope;
 use samovar_wire::encoding::{from_base64, sha256_from_hex};
-use samovar_wire::route::{Refusal, Stored, Table};
+use samovar_wire::route::{Both, Flaw, Refusal, Stored, Table};
 use samovar_wire::{Country, Timestamp};
 use sea_orm::ActiveValue::Set;
 use sea_orm::sea_query::OnConflict;
 use sea_orm::{EntityTrait as _, QueryOrder as _, QuerySelect as _};
 
+use super::drafts;
 use crate::audit;
 use crate::db::entity::{route_table, store};
 use crate::db::{Database, DatabaseError};
@@ -32,6 +33,22 @@ pub enum PublishError {
         /// The version in force.
         highest: i64,
     },
+    /// It makes no sense, or cannot be taken back.
+    #[error("the table is not published: {}", told(.0))]
+    Flawed(Vec<Flaw>),
+    /// One person alone may not publish.
+    #[error(
+        "a second operator must approve it: propose it as a draft, or sign it with a key of routes.trusted_keys"
+    )]
+    FourEyes,
+    /// This server has no key.
+    #[error(
+        "this server signs no route tables (routes.sign): export it, sign it with `samovar-fleet route sign`, publish the envelope"
+    )]
+    NoKey,
+    /// There is no such version, or it cannot be read.
+    #[error("there is no route table {0}")]
+    Gone(i64),
     /// The starter table cannot be made from this configuration.
     #[error("the starter route table cannot be made: {0}")]
     Starter(String),
@@ -52,6 +69,14 @@ pub struct Publication<'a> {
     pub origin: &'a str,
     /// Who publishes.
     pub by: &'a str,
+    /// Who put it forward, if that was somebody else.
+    pub proposed_by: Option<&'a str>,
+    /// The version that it brings back.
+    pub reissue_of: Option<i64>,
+    /// Why, in the words of whoever publishes; may be empty.
+    pub reason: &'a str,
+    /// What it says otherwise than the one before.
+    pub summary: Both,
 }
 
 /// The table in force; `None` before the first.
@@ -133,6 +158,10 @@ pub async fn store(
         origin: Set(publication.origin.to_owned()),
         published_at: Set(now.millis()),
         published_by: Set(publication.by.to_owned()),
+        proposed_by: Set(publication.proposed_by.map(str::to_owned)),
+        summary: Set(Some(publication.summary.en.clone())),
+        summary_zh: Set(Some(publication.summary.zh.clone())),
+        reissue_of: Set(publication.reissue_of),
     };
     let inserted = route_table::Entity::insert(row)
         .on_conflict(OnConflict::column(route_table::Column::Version).do_nothing().to_owned())
@@ -143,8 +172,23 @@ pub async fn store(
         return Err(taken());
     }
     let subject = format!("route table {version}");
-    audit::record(&write, now, publication.by, ("routes.publish", &subject), publication.sha256.clone())
-        .await?;
+    drafts::published(&write, publication, version, now).await?;
+    let deed = if publication.reissue_of.is_some() { "routes.rollback" } else { "routes.publish" };
+    audit::record(&write, now, publication.by, (deed, &subject), deed_detail(publication)).await?;
     write.commit().await?;
     Ok(())
+}
+
+fn told(flaws: &[Flaw]) -> String {
+    flaws.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+}
+
+/// For the audit log: what changed, who put it forward, what it brings back, and the digest of the signed bytes.
+fn deed_detail(publication: &Publication<'_>) -> String {
+    let mut parts = vec![publication.summary.en.clone()];
+    parts.extend(publication.proposed_by.map(|name| format!("proposed by {name}")));
+    parts.extend(publication.reissue_of.map(|version| format!("brings back version {version}")));
+    parts.extend((!publication.reason.is_empty()).then(|| format!("reason: {}", publication.reason)));
+    parts.push(format!("sha256 {}", publication.sha256));
+    parts.join("; ")
 }

@@ -1,62 +1,66 @@
-//! What this server does not publish although devices would take it: mistakes that cannot be taken back.
+//! What this server does not publish although devices would take it: mistakes that cannot be taken back. Pure.
 //!
 //! The contract's list of what devices accept is theirs and complete; these rules stand only at the door of the fleet.
 
 use samovar_wire::Timestamp;
-use samovar_wire::route::Table;
+use samovar_wire::route::{Flaw, Problem, Table};
 
 /// How far a version may be above the one in force: nobody uses up the numbers by a slip of the finger.
 const JUMP: u64 = 1_000_000;
 
-/// Why a table is not published; `None` when it may be. `highest` is the version in force.
-pub(super) fn objection(table: &Table, highest: u64, now: Timestamp) -> Option<String> {
+/// Why a table is not published; empty when it may be. `highest` is the version in force.
+pub(super) fn flaws(table: &Table, highest: u64, now: Timestamp) -> Vec<Flaw> {
+    let mut found = Vec::new();
     if table.version > highest.saturating_add(JUMP) {
-        let version = table.version;
-        return Some(format!("version {version} is more than {JUMP} above {highest}, which is in force"));
+        let problem = Problem::VersionJump { version: table.version, in_force: highest };
+        found.push(Flaw::new("/version", "the table", problem));
     }
     if table.expires_at <= now {
-        return Some(format!("it expired at {}", table.expires_at));
+        found.push(Flaw::new("/expires_at", "the table", Problem::Expired(table.expires_at)));
     }
-    endpoints(table).or_else(|| countries(table)).or_else(|| {
-        let activation = table.activation.as_ref().filter(|activation| !is_domain(&activation.domain));
-        activation.map(|activation| format!("activation: `{}` is not a host name", activation.domain))
-    })
+    endpoints(table, &mut found);
+    countries(table, &mut found);
+    if let Some(activation) = table.activation.as_ref().filter(|activation| !is_domain(&activation.domain)) {
+        let problem = Problem::NotHost(activation.domain.clone());
+        found.push(Flaw::new("/activation/domain", "activation", problem));
+    }
+    found
 }
 
-fn endpoints(table: &Table) -> Option<String> {
+fn endpoints(table: &Table, found: &mut Vec<Flaw>) {
     for (origin, entry) in &table.origins {
-        for endpoint in &entry.endpoints {
+        for (at, endpoint) in entry.endpoints.iter().enumerate() {
+            let (path, what) = (format!("/origins/{origin}/endpoints/{at}"), format!("origin {origin}"));
             if endpoint.port == 0 {
-                return Some(format!("origin {origin}: port 0 leads nowhere"));
+                found.push(Flaw::new(format!("{path}/port"), &*what, Problem::Port));
             }
             if !is_host(&endpoint.host) {
-                return Some(format!(
-                    "origin {origin}: `{}` is neither a host name nor an address",
-                    endpoint.host
-                ));
+                let problem = Problem::NotHost(endpoint.host.clone());
+                found.push(Flaw::new(format!("{path}/host"), &*what, problem));
             }
         }
     }
-    None
 }
 
-fn countries(table: &Table) -> Option<String> {
+fn countries(table: &Table, found: &mut Vec<Flaw>) {
     for (country, routes) in &table.countries {
+        let path = format!("/countries/{country}");
         if routes.residency.is_empty() {
-            return Some(format!(
-                "country {country}: residency is empty, so that no order could be sent anywhere"
-            ));
+            let what = format!("country {country}");
+            found.push(Flaw::new(format!("{path}/residency"), what, Problem::EmptyResidency));
         }
         for (name, service) in &routes.services {
+            let (path, what) =
+                (format!("{path}/services/{name}"), format!("country {country}, service {name}"));
             if service.residency.as_ref().is_some_and(Vec::is_empty) {
-                return Some(format!("country {country}, service {name}: residency is empty"));
+                found.push(Flaw::new(format!("{path}/residency"), &*what, Problem::EmptyResidency));
             }
-            if let Some(domain) = service.domains.values().find(|domain| !is_domain(domain)) {
-                return Some(format!("country {country}, service {name}: `{domain}` is not a host name"));
+            for (class, domain) in service.domains.iter().filter(|(_, domain)| !is_domain(domain)) {
+                let problem = Problem::NotHost(domain.clone());
+                found.push(Flaw::new(format!("{path}/domains/{class}"), &*what, problem));
             }
         }
     }
-    None
 }
 
 /// A host, with or without a port.

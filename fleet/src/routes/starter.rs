@@ -7,8 +7,8 @@ use std::time::Duration;
 use samovar_wire::dsse::{self, Envelope};
 use samovar_wire::encoding::{hex, sha256};
 use samovar_wire::route::{
-    Activation, CacheMode, CountryRoutes, Dns, Endpoint, Fallback, FallbackMode, OriginEntry, OriginState,
-    Service, Table,
+    Activation, Both, CacheMode, CountryRoutes, Dns, Endpoint, Fallback, FallbackMode, OriginEntry,
+    OriginState, Pins, Service, Table,
 };
 use samovar_wire::{Country, OriginId, Timestamp};
 use sea_orm::{EntityTrait as _, QuerySelect as _};
@@ -79,7 +79,7 @@ pub fn table(
                 (country.clone(), CountryRoutes { residency: origins.clone(), services: services.clone() })
             })
             .collect(),
-        pins: Vec::new(),
+        pins: Pins::default(),
         splits: Vec::new(),
         fallback: Fallback { mode: FallbackMode::Nearest, candidates: origins, ..Fallback::default() },
         shadow: Vec::new(),
@@ -100,11 +100,12 @@ pub fn is_due(in_force: &Table, situation: &Situation, now: Timestamp) -> bool {
     !same || in_force.expires_at.since(now) < LIFE / 2
 }
 
-/// Keeps a starter table in force as long as no operator has published one. Says whether a new one was issued.
+/// Keeps a starter table in force as long as no operator has published one, on a server that signs tables. Says whether a new one was issued.
 ///
 /// # Errors
 /// [`PublishError`].
 pub async fn refresh(app: &App, now: Timestamp) -> Result<bool, PublishError> {
+    let Some(key) = &app.keys.routes else { return Ok(false) };
     // Two servers of one database may both find it due; the second one's version is then taken, and it looks again.
     for _ in 0..5 {
         let in_force = published::in_force(&app.database).await?;
@@ -123,9 +124,13 @@ pub async fn refresh(app: &App, now: Timestamp) -> Result<bool, PublishError> {
         let publication = Publication {
             version,
             sha256: hex(&sha256(&payload)),
-            envelope: Envelope::sign(dsse::ROUTE_TABLE, &payload, &[&app.keys.routes]),
+            envelope: Envelope::sign(dsse::ROUTE_TABLE, &payload, &[key]),
             origin: BY_STARTER,
             by: "samovar-fleet",
+            proposed_by: None,
+            reissue_of: None,
+            reason: "",
+            summary: told(situation.countries.len()),
         };
         match published::store(&app.database, &publication, now).await {
             Ok(()) => {
@@ -137,6 +142,13 @@ pub async fn refresh(app: &App, now: Timestamp) -> Result<bool, PublishError> {
         }
     }
     Ok(false)
+}
+
+fn told(countries: usize) -> Both {
+    Both {
+        en: format!("starter table for {countries} countries"),
+        zh: format!("初始路由表，{countries} 个国家"),
+    }
 }
 
 async fn situation(app: &App) -> Result<Situation, PublishError> {

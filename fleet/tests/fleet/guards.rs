@@ -113,9 +113,10 @@ async fn a_conflict_that_is_asked_again_and_again_is_in_the_audit_log_once() {
     for backend in backends() {
         let fleet = Fleet::start(backend, &[]).await;
         let device = fleet.device("US-0001", "POS-1").await;
-        for body in ["1", "2", "2", "2", "3"] {
+        for number in [1, 2, 2, 2, 3] {
+            let body = json!({ "n": number }).to_string();
             assert_eq!(
-                device.send(&fleet.https(), &batch(&[order("k", 1, body)])).await.status,
+                device.send(&fleet.https(), &batch(&[order("k", 1, &body)])).await.status,
                 StatusCode::OK
             );
         }

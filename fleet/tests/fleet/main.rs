@@ -20,4 +20,7 @@ mod pressure;
 mod program;
 mod reconcile;
 mod replicas;
+mod routes;
+mod routes_console;
+mod routes_program;
 mod world;

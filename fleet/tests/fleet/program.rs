@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::world::{batch, client, json_body, order};
 
-fn program() -> Command {
+pub(crate) fn program() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_samovar-fleet"));
     command
         .env_remove("SAMOVAR_SERVER")
@@ -35,7 +35,7 @@ fn serve(dir: &Path, more: &[&str]) -> Command {
 }
 
 /// A server as a process; killed when the test ends, whatever happens.
-struct Server(Child);
+pub(crate) struct Server(Child);
 
 impl Drop for Server {
     fn drop(&mut self) {
@@ -44,7 +44,7 @@ impl Drop for Server {
     }
 }
 
-fn ready(dir: &Path, more: &[&str]) -> (Server, Value) {
+pub(crate) fn ready(dir: &Path, more: &[&str]) -> (Server, Value) {
     let server = Server(serve(dir, more).spawn().unwrap());
     let deadline = Instant::now() + Duration::from_secs(20);
     loop {
@@ -59,7 +59,7 @@ fn ready(dir: &Path, more: &[&str]) -> (Server, Value) {
     }
 }
 
-fn text(output: &Output) -> String {
+pub(crate) fn text(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 

@@ -5,6 +5,7 @@ use crate::figures::{Figures, Slice, Who};
 use crate::load;
 use crate::reference::{self, Job};
 use anyhow::{Context, Result, ensure};
+use samovar_tests::agent::Setup;
 use samovar_tests::{Agent, Origin, TableBuilder};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -12,6 +13,8 @@ use std::time::Duration;
 
 /// Tills at once.
 pub(crate) const TILLS: [usize; 4] = [1, 8, 64, 256];
+/// Tills with which sealed bodies are compared with plain ones.
+pub(crate) const SEALING_TILLS: usize = 64;
 /// How long one slice lasts.
 const SLICE: Duration = Duration::from_millis(1500);
 const WARM: Duration = Duration::from_millis(500);
@@ -48,12 +51,14 @@ impl<'a> Accept<'a> {
         copy_ledger(&self.ledger, &sqlite)?;
         let prefix = self.place.prefix(disk);
         let prefix: Vec<&str> = prefix.iter().map(String::as_str).collect();
-        let agent = Agent::setup().table(&self.table).under(&prefix).start().await?;
-        let address: SocketAddr = agent.api().base().trim_start_matches("http://").parse()?;
-        in_thread(move || load::run(address, 8, WARM)).await?;
+        let agent = warm(Agent::setup().table(&self.table).under(&prefix)).await?;
+        let plain = Agent::setup().table(&self.table).set("orders.encrypt_bodies=false");
+        let unsealed = warm(plain.under(&prefix)).await?;
         for tills in TILLS {
-            let mut turns = [Who::Append, Who::Sqlite, Who::Agent];
-            turns.rotate_left(round % 3);
+            let mut turns = vec![Who::Append, Who::Sqlite, Who::Agent];
+            turns.extend((tills == SEALING_TILLS).then_some(Who::Unsealed));
+            let first = round % turns.len();
+            turns.rotate_left(first);
             for who in turns {
                 let slice = Slice { disk, what: "accept", clients: tills, who };
                 let millis = u64::try_from(SLICE.as_millis()).unwrap_or(u64::MAX);
@@ -61,7 +66,9 @@ impl<'a> Accept<'a> {
                 let timings = match who {
                     Who::Append => reference::run(self.place, disk, "append", &job(&self.file))?,
                     Who::Sqlite => reference::run(self.place, disk, "sqlite", &job(&sqlite))?,
-                    _ => {
+                    who => {
+                        let agent = if who == Who::Agent { &agent } else { &unsealed };
+                        let address = address_of(agent)?;
                         let before = agent.processor_time()?;
                         let load = in_thread(move || load::run(address, tills, SLICE)).await?;
                         let own = agent.processor_time()?.saturating_sub(before);
@@ -81,6 +88,18 @@ impl<'a> Accept<'a> {
         }
         Ok(())
     }
+}
+
+/// Starts an agent and lets it take some orders in.
+async fn warm(setup: Setup) -> Result<Agent> {
+    let agent = setup.start().await?;
+    let address = address_of(&agent)?;
+    in_thread(move || load::run(address, 8, WARM)).await?;
+    Ok(agent)
+}
+
+fn address_of(agent: &Agent) -> Result<SocketAddr> {
+    Ok(agent.api().base().trim_start_matches("http://").parse()?)
 }
 
 /// The load blocks its thread; the runtime goes on.

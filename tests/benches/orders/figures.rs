@@ -51,6 +51,8 @@ pub(crate) enum Who {
     Sqlite,
     /// The agent.
     Agent,
+    /// The agent with `orders.encrypt_bodies = false`.
+    Unsealed,
     /// A plain HTTP client.
     Plain,
 }
@@ -61,6 +63,7 @@ impl Who {
             Self::Append => "write + fdatasync",
             Self::Sqlite => "SQLite group commit",
             Self::Agent => "agent",
+            Self::Unsealed => "agent, bodies plain",
             Self::Plain => "plain HTTP client",
         }
     }

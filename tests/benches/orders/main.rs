@@ -16,7 +16,7 @@ mod order;
 mod origin;
 mod reference;
 
-use accept::{Accept, TILLS};
+use accept::{Accept, SEALING_TILLS, TILLS};
 use anyhow::{Result, ensure};
 use clap::{Parser, Subcommand};
 use disk::{Disk, Place};
@@ -134,6 +134,10 @@ fn ratios(figures: &mut Figures, disks: &[Disk]) {
                 );
             }
         }
+        let sealing = |who| accept(SEALING_TILLS, who);
+        if let Some(ratio) = figures.ratio(sealing(Who::Agent), sealing(Who::Unsealed), "orders/s") {
+            println!("{disk:8}{SEALING_TILLS:>4} tills: {ratio:.2} of an agent that keeps bodies plain");
+        }
         for kind in [Kind::Forgetful, Kind::Durable] {
             let drain = |who| Slice { disk: *disk, what: kind.what(), clients: 1, who };
             if let Some(ratio) = figures.ratio(drain(Who::Agent), drain(Who::Plain), "orders/s") {
@@ -146,6 +150,10 @@ fn ratios(figures: &mut Figures, disks: &[Disk]) {
     let drain = |disk, who| Slice { disk, what: Kind::Durable.what(), clients: 1, who };
     let many = figures.ratio(accept(64, Who::Agent), accept(64, Who::Sqlite), "orders/s");
     figures.aim("4 ms syncs, 64 tills: orders/s of SQLite group commit (0.8 or more)", many, |r| r >= 0.8);
+    let sealed = figures.ratio(accept(64, Who::Agent), accept(64, Who::Unsealed), "orders/s");
+    figures.aim("4 ms syncs, 64 tills: orders/s of an agent with plain bodies (0.9 or more)", sealed, |r| {
+        r >= 0.9
+    });
     let one = figures.ratio(accept(1, Who::Agent), accept(1, Who::Append), "p99 ms");
     figures.aim("4 ms syncs, 1 till: p99 in p99s of write + fdatasync (3 or less)", one, |r| r <= 3.0);
     let drained = figures.ratio(drain(Disk::Slow, Who::Agent), drain(Disk::Slow, Who::Plain), "orders/s");

@@ -20,9 +20,8 @@ use std::time::Duration;
 
 /// Bytes of the file that is overwritten.
 const FILE_BYTES: usize = 64 * 1024 * 1024;
-/// As in the agent: bytes after which the journal is moved, and what a commit costs besides its orders.
-const CHECKPOINT_BYTES: usize = 4 * 1024 * 1024;
-const COMMIT_BYTES: usize = 16 * 1024;
+/// As in the agent: bytes in the journal after which it is moved.
+const CHECKPOINT_BYTES: i64 = 4 * 1024 * 1024;
 
 /// What a process of its own does.
 #[derive(Debug, Clone, clap::Args)]
@@ -98,7 +97,8 @@ pub(crate) fn sqlite(job: &Job) -> Result<Timings> {
         columns.join(","),
         (1..=columns.len()).map(|n| format!("?{n}")).collect::<Vec<_>>().join(",")
     );
-    let (mut random, mut unmoved) = (fastrand::Rng::new(), 0);
+    let page_bytes: i64 = connection.pragma_query_value(None, "page_size", |row| row.get(0))?;
+    let mut random = fastrand::Rng::new();
     let run = random.u32(..);
     timed(job, |number| {
         let transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
@@ -111,10 +111,11 @@ pub(crate) fn sqlite(job: &Job) -> Result<Timings> {
         }
         drop(statement);
         transaction.commit()?;
-        unmoved += job.batch * (BYTES + 256) + COMMIT_BYTES;
+        let unmoved: i64 = connection.query_row("PRAGMA wal_checkpoint(NOOP)", [], |row| {
+            Ok(row.get::<_, i64>(1)?.saturating_sub(row.get(2)?) * page_bytes)
+        })?;
         if unmoved > CHECKPOINT_BYTES {
             connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()))?;
-            unmoved = 0;
         }
         Ok(())
     })

@@ -6,9 +6,7 @@
 use super::connection::{connect, quick_check, restart_wal, truncate_wal};
 use super::files::is_full;
 use super::lineage::UNMARK;
-use super::model::{
-    AuditEntry, Backlog, Facts, Group, Head, Outgoing, Receipt, Record, State, Stored, Waiting,
-};
+use super::model::{AuditEntry, Backlog, Facts, Group, Head, Receipt, Record, State, Stored, Waiting};
 use super::reconcile::{self, UNCONFIRMED};
 use super::schema::{self, MigrationError};
 use super::seal::KeyError;
@@ -120,8 +118,7 @@ impl Tables {
 
     /// Bytes in use.
     pub(super) fn bytes(&self) -> rusqlite::Result<u64> {
-        let count = |pragma| self.connection.pragma_query_value(None, pragma, |row| row.get::<_, u64>(0));
-        Ok((count("page_count")?.saturating_sub(count("freelist_count")?)) * self.page_size)
+        Ok(self.pages()?.saturating_sub(self.free_pages()?) * self.page_size)
     }
 
     /// Shows that the disk takes writes and syncs.
@@ -155,20 +152,21 @@ impl Tables {
 
     /// Bytes in the WAL that the ledger does not have.
     pub(super) fn owed(&self) -> rusqlite::Result<u64> {
-        let frames: i64 = self.connection.query_row("PRAGMA wal_checkpoint(NOOP)", [], |row| {
-            Ok(row.get::<_, i64>(1)?.saturating_sub(row.get(2)?))
-        })?;
+        // Asked after every commit, as the two below are before it: so these are kept too.
+        let frames: i64 = self
+            .prepare("PRAGMA wal_checkpoint(NOOP)")?
+            .query_row([], |row| Ok(row.get::<_, i64>(1)?.saturating_sub(row.get(2)?)))?;
         Ok(frames.max(0).cast_unsigned() * self.page_size)
     }
 
     /// Pages of the file that hold nothing.
     pub(super) fn free_pages(&self) -> rusqlite::Result<u64> {
-        self.connection.pragma_query_value(None, "freelist_count", |row| row.get(0))
+        self.prepare("PRAGMA freelist_count")?.query_row([], |row| row.get(0))
     }
 
     /// Pages of the file.
     pub(super) fn pages(&self) -> rusqlite::Result<u64> {
-        self.connection.pragma_query_value(None, "page_count", |row| row.get(0))
+        self.prepare("PRAGMA page_count")?.query_row([], |row| row.get(0))
     }
 
     /// Gives pages that hold nothing back to the disk.
@@ -263,32 +261,6 @@ impl Tables {
                 })
             })?
             .collect()
-    }
-
-    pub(super) fn outgoing(&self, seqs: &[u64]) -> rusqlite::Result<Vec<Stored<Outgoing>>> {
-        let mut statement = self.connection.prepare_cached(
-            "SELECT seq, id, key, order_no, sha256, accepted_at, body, sealed FROM orders
-             WHERE seq = ?1 AND state = 0 AND body IS NOT NULL",
-        )?;
-        let mut orders = Vec::with_capacity(seqs.len());
-        for seq in seqs {
-            let order = statement
-                .query_row([seq], |row| {
-                    let value = Outgoing {
-                        seq: row.get(0)?,
-                        id: row.get(1)?,
-                        key: row.get(2)?,
-                        order_no: row.get(3)?,
-                        sha256: row.get(4)?,
-                        accepted_at: Timestamp::from_millis(row.get(5)?),
-                        body: row.get(6)?,
-                    };
-                    Ok(Stored { value, sealed: row.get(7)? })
-                })
-                .optional()?;
-            orders.extend(order);
-        }
-        Ok(orders)
     }
 
     pub(super) fn facts(&self) -> rusqlite::Result<Facts> {

@@ -35,6 +35,8 @@ const GROUP_WRITES: usize = 256;
 const GROUP_BYTES: usize = 1024 * 1024;
 /// What an order counts beside its body.
 const ORDER_BYTES: usize = 256;
+/// How often the thread looks whether those whom a group waits for have come.
+const LOOK_EVERY: Duration = Duration::from_micros(100);
 type Reply<T> = oneshot::Sender<Result<T, LedgerError>>;
 /// Gives the error back that it met, beside telling the asker.
 type ReadWork = Box<dyn FnOnce(Result<&Tables, LedgerError>) -> Option<rusqlite::Error> + Send>;
@@ -54,7 +56,7 @@ pub(super) enum Request {
 /// What a write did; told to the asker only after the commit.
 enum Effect {
     Accepted(Vec<Accepted>),
-    Bound(Vec<u64>, Vec<Move>),
+    Bound(Vec<Stored<Outgoing>>, Vec<Move>),
     Moved(Vec<Move>),
     Reconciled(Resent, Vec<Move>),
     Renewed(String),
@@ -275,9 +277,7 @@ impl Writer {
             // Askers that have given up waiting need no answer.
             match (request, effect) {
                 (Request::Accept { reply, .. }, Effect::Accepted(accepted)) => drop(reply.send(Ok(accepted))),
-                (Request::Bind { reply, .. }, Effect::Bound(seqs, _)) => {
-                    drop(reply.send(self.outgoing(&seqs)));
-                }
+                (Request::Bind { reply, .. }, Effect::Bound(orders, _)) => drop(reply.send(Ok(orders))),
                 (
                     Request::Change { reply, .. }
                     | Request::Unhold { reply, .. }
@@ -323,14 +323,6 @@ impl Writer {
         });
         self.care.highest_seq = highest;
     }
-
-    fn outgoing(&mut self, seqs: &[u64]) -> Result<Vec<Stored<Outgoing>>, LedgerError> {
-        let tables = self.tables.as_ref().ok_or_else(|| self.unavailable())?;
-        tables.outgoing(seqs).map_err(|error| {
-            self.trouble(&error);
-            LedgerError::Storage(error.to_string())
-        })
-    }
 }
 
 /// Where requests come from.
@@ -361,21 +353,17 @@ impl Source<'_> {
         writes.len() > before
     }
 
-    /// Takes what came while a group was written, or waits for the company that is expected.
+    /// Takes what came while a group was written, or waits for the company that is expected. It looks every so often
+    /// instead of being woken by each of them: being woken costs as much as writing an order.
     fn more(&mut self, writes: &mut Vec<Request>, bytes: usize, company: &mut Company) {
-        let before = writes.len();
+        let begun = mono();
         while !self.drain(writes, bytes)
-            && company.is_missed_by(accepts(writes).min(GROUP_WRITES))
+            && company.is_missed_by(accepts(writes).min(GROUP_WRITES), mono().after(begun))
             && self.has_place(writes, bytes)
         {
-            let begun = mono();
-            if let Ok(Some(request)) = self.wait(company.patience) {
-                sort(request, writes, &mut self.reads);
-            }
-            company.patience = company.patience.saturating_sub(mono().after(begun));
-            if writes.len() > before {
-                return;
-            }
+            let asleep = mono();
+            std::thread::sleep(LOOK_EVERY);
+            company.waited(mono().after(asleep));
         }
     }
 }

@@ -3,10 +3,10 @@
 
 use super::model::{
     Accepted, Backlog, CONFLICT, Change, ChangeTo, DAMAGED, Group, Hold, Incoming, Intervention, KEY_REUSED,
-    LEFT, Receipt, State, UNREADABLE, Waiting,
+    LEFT, Outgoing, Receipt, State, Stored, UNREADABLE, Waiting,
 };
 use super::tables::{RECEIPT, id, optional_id, receipt, state};
-use rusqlite::{OptionalExtension, Transaction, params};
+use rusqlite::{OptionalExtension, Row, Transaction, params};
 use samovar_wire::{OriginId, Timestamp};
 
 /// Takes one order in, unless its key is known.
@@ -134,68 +134,132 @@ pub(super) fn place(t: &Transaction<'_>, seq: u64) -> rusqlite::Result<Option<Pl
         .optional()
 }
 
-/// Binds pending orders to an origin and counts the attempt. Orders that are no longer pending, or are bound
-/// elsewhere, are left alone: the caller gets back only what it may send.
+/// Binds pending orders to an origin and counts the attempt; gives them with their bodies, to be sent once this is
+/// durable. Orders that are no longer pending, or are bound elsewhere, are left alone: the caller gets only what it may
+/// send.
 pub(super) fn bind(
     t: &Transaction<'_>,
     seqs: &[u64],
     origin: &OriginId,
     now: Timestamp,
-) -> rusqlite::Result<(Vec<u64>, Vec<Move>)> {
-    let (mut bound, mut moves) = (Vec::with_capacity(seqs.len()), Vec::new());
+) -> rusqlite::Result<(Vec<Stored<Outgoing>>, Vec<Move>)> {
+    let (mut bound, mut moves) = (Vec::with_capacity(seqs.len()), Vec::with_capacity(seqs.len()));
+    // Read before it is written, so that each order is looked up twice and not three times.
+    let mut select = t.prepare_cached(
+        "SELECT seq, id, key, order_no, sha256, accepted_at, body, sealed, origin, udl FROM orders
+         WHERE seq = ?1 AND state = 0 AND body IS NOT NULL AND (origin IS NULL OR origin = ?2)",
+    )?;
     let mut update = t.prepare_cached(
         "UPDATE orders SET origin = ?2, attempts = attempts + 1, sent_at = ?3,
          first_sent_at = coalesce(first_sent_at, ?3) WHERE seq = ?1",
     )?;
     for &seq in seqs {
-        let Some(from) = place(t, seq)? else { continue };
-        let elsewhere = from.group.origin.as_ref().is_some_and(|other| other != origin);
-        if from.state != State::Pending || elsewhere {
-            continue;
-        }
+        let found = select.query_row(params![seq, origin.as_str()], |row| {
+            let from = Group { origin: optional_id(row, 8)?, udl: id(row, 9)? };
+            Ok((outgoing(row)?, from))
+        });
+        let Some((order, from)) = found.optional()? else { continue };
         update.execute(params![seq, origin.as_str(), now.millis()])?;
-        let mut to = from.clone();
-        to.group.origin = Some(origin.clone());
-        moves.push(Move { from, to });
-        bound.push(seq);
+        let to = Group { origin: Some(origin.clone()), udl: from.udl.clone() };
+        moves.push(Move { from: Place::pending(from), to: Place::pending(to) });
+        bound.push(order);
     }
     Ok((bound, moves))
+}
+
+fn outgoing(row: &Row<'_>) -> rusqlite::Result<Stored<Outgoing>> {
+    let value = Outgoing {
+        seq: row.get(0)?,
+        id: row.get(1)?,
+        key: row.get(2)?,
+        order_no: row.get(3)?,
+        sha256: row.get(4)?,
+        accepted_at: Timestamp::from_millis(row.get(5)?),
+        body: row.get(6)?,
+    };
+    Ok(Stored { value, sealed: row.get(7)? })
 }
 
 /// Writes what became of orders, and frees those that waited for a settled one.
 pub(super) fn change(t: &Transaction<'_>, changes: &[Change], now: Timestamp) -> rusqlite::Result<Vec<Move>> {
     let mut moves = Vec::with_capacity(changes.len());
+    let mut settled = Vec::with_capacity(changes.len());
     for change in changes {
-        let Some(from) = place(t, change.seq)? else { continue };
-        let (to, why, detail) = match &change.to {
-            ChangeTo::Settled => (State::Settled, None, None),
-            ChangeTo::Quarantined { why, detail } => (State::Quarantined, Some(why.as_str()), Some(detail)),
-            ChangeTo::Failed(detail) => (State::Pending, None, Some(detail)),
-            ChangeTo::Held(hold, detail) => (State::Held, Some(hold.word()), Some(detail)),
+        let step = match &change.to {
+            ChangeTo::Settled => {
+                let step = settle(t, change.seq, now)?;
+                settled.extend(step.is_some().then_some(change.seq));
+                step
+            }
             ChangeTo::Withdrawn => {
                 withdraw(t, change.seq)?;
-                continue;
+                None
             }
+            ChangeTo::Quarantined { why, detail } => {
+                close(t, change.seq, State::Quarantined, Some(why), detail, Some(now))?
+            }
+            ChangeTo::Held(hold, detail) => {
+                close(t, change.seq, State::Held, Some(hold.word()), detail, None)?
+            }
+            ChangeTo::Failed(detail) => close(t, change.seq, State::Pending, None, detail, None)?,
         };
-        // The origin's word that it has the order is the truth whatever happened here meanwhile; any other change
-        // is for pending orders only.
-        if from.state != State::Pending && (to != State::Settled || from.state == State::Settled) {
-            continue;
-        }
-        let closed_at = matches!(to, State::Settled | State::Quarantined).then_some(now.millis());
-        t.prepare_cached(
-            "UPDATE orders SET state = ?2, why = ?3, detail = coalesce(?4, detail), closed_at = ?5 WHERE seq = ?1",
+        moves.extend(step);
+    }
+    moves.extend(free_dependents(t, &settled)?);
+    Ok(moves)
+}
+
+/// The origin's word that it has an order is the truth whatever happened here meanwhile.
+fn settle(t: &Transaction<'_>, seq: u64, now: Timestamp) -> rusqlite::Result<Option<Move>> {
+    let to = |group| Place { state: State::Settled, group, why: None };
+    // Nearly all come from here, and are looked up once.
+    let pending = t
+        .prepare_cached(
+            "UPDATE orders SET state = 2, why = NULL, closed_at = ?2 WHERE seq = ?1 AND state = 0
+             RETURNING origin, udl",
         )?
-        .execute(params![change.seq, to as u8, why, detail, closed_at])?;
-        if to != State::Pending {
-            let place = Place { state: to, group: from.group.clone(), why: why.map(str::to_owned) };
-            moves.push(Move { from, to: place });
-        }
-        if to == State::Settled {
-            let waiting = "SELECT w.seq FROM orders w JOIN orders s ON w.depends_on = s.order_no
-                WHERE s.seq = ?1 AND w.state = 1 AND w.why = 'depends_on'";
-            moves.extend(free(t, waiting, &change.seq)?);
-        }
+        .query_row(params![seq, now.millis()], |row| {
+            Ok(Group { origin: optional_id(row, 0)?, udl: id(row, 1)? })
+        })
+        .optional()?;
+    if let Some(group) = pending {
+        return Ok(Some(Move { from: Place::pending(group.clone()), to: to(group) }));
+    }
+    let Some(from) = place(t, seq)?.filter(|from| from.state != State::Settled) else { return Ok(None) };
+    t.prepare_cached("UPDATE orders SET state = 2, why = NULL, closed_at = ?2 WHERE seq = ?1")?
+        .execute(params![seq, now.millis()])?;
+    let to = to(from.group.clone());
+    Ok(Some(Move { from, to }))
+}
+
+/// Any other change is for pending orders only. One that stays pending keeps the words and moves nowhere.
+fn close(
+    t: &Transaction<'_>,
+    seq: u64,
+    to: State,
+    why: Option<&str>,
+    detail: &str,
+    closed_at: Option<Timestamp>,
+) -> rusqlite::Result<Option<Move>> {
+    let Some(from) = place(t, seq)?.filter(|from| from.state == State::Pending) else { return Ok(None) };
+    t.prepare_cached("UPDATE orders SET state = ?2, why = ?3, detail = ?4, closed_at = ?5 WHERE seq = ?1")?
+        .execute(params![seq, to as u8, why, detail, closed_at.map(Timestamp::millis)])?;
+    let to = Place { state: to, group: from.group.clone(), why: why.map(str::to_owned) };
+    Ok((to.state != State::Pending).then_some(Move { from, to }))
+}
+
+/// Frees the orders that waited for these. There hardly ever are any, so that is asked first, once for all.
+fn free_dependents(t: &Transaction<'_>, settled: &[u64]) -> rusqlite::Result<Vec<Move>> {
+    let mut moves = Vec::new();
+    let any = "SELECT EXISTS(SELECT 1 FROM orders INDEXED BY orders_waiting
+        WHERE state = 1 AND depends_on IS NOT NULL)";
+    if settled.is_empty() || !t.prepare_cached(any)?.query_row([], |row| row.get(0))? {
+        return Ok(moves);
+    }
+    let waiting = "SELECT w.seq FROM orders w JOIN orders s ON w.depends_on = s.order_no
+        WHERE s.seq = ?1 AND w.state = 1 AND w.why = 'depends_on'";
+    for seq in settled {
+        moves.extend(free(t, waiting, seq)?);
     }
     Ok(moves)
 }
@@ -364,6 +428,10 @@ pub(super) fn count_new(backlog: &mut Backlog, new: &Incoming, accepted: &Accept
 }
 
 impl Place {
+    const fn pending(group: Group) -> Self {
+        Self { state: State::Pending, group, why: None }
+    }
+
     pub(super) fn add(&self, backlog: &mut Backlog) {
         backlog.states[self.state as usize] += 1;
         if self.state == State::Pending {
@@ -381,8 +449,10 @@ impl Place {
         if self.state == State::Pending {
             if let Some(waiting) = backlog.groups.get_mut(&self.group) {
                 waiting.orders = waiting.orders.saturating_sub(1);
+                if waiting.orders == 0 {
+                    backlog.groups.remove(&self.group);
+                }
             }
-            backlog.groups.retain(|_, waiting| waiting.orders > 0);
         } else if let Some(why) = &self.why {
             let key = (self.state as u8, why.clone());
             if let Some(count) = backlog.whys.get_mut(&key) {

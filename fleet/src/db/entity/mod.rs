@@ -7,6 +7,7 @@ pub mod device;
 pub mod operator;
 pub mod order;
 pub mod reconciliation;
+pub mod route_draft;
 pub mod route_table;
 pub mod secret;
 pub mod session;

@@ -14,6 +14,14 @@ pub struct Model {
     pub origin: String,
     pub published_at: i64,
     pub published_by: String,
+    /// Who put it forward, when that was somebody else's part.
+    pub proposed_by: Option<String>,
+    /// What it says otherwise than the one before.
+    pub summary: Option<String>,
+    /// The same in Chinese.
+    pub summary_zh: Option<String>,
+    /// The version that it brings back.
+    pub reissue_of: Option<i64>,
 }
 
 /// None: rows name each other by identifier only.

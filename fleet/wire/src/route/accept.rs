@@ -3,11 +3,11 @@
 //! The order of the checks is the order of the contract: who signed it, what it is for, whether it is newer, whether
 //! its time has come, whether it makes sense. A refusal says which of these failed and leaves the old table in force.
 
-use super::bucket::BASIS_POINTS;
-use super::table::{Emergency, Fallback, FallbackMode, OriginEntry, Share, Table};
+use super::consistent::flaws;
+use super::table::Table;
+use crate::Timestamp;
 use crate::dsse::{self, Envelope, OpenError, TrustedKeys};
 use crate::encoding::sha256;
-use crate::{Country, OriginId, Timestamp};
 
 /// Largest table, in bytes of the signed payload.
 pub const MAX_TABLE_BYTES: usize = 1024 * 1024;
@@ -143,136 +143,15 @@ pub fn check(payload: &[u8], environment: &str) -> Result<Table, Refusal> {
     if table.environment != environment {
         return Err(Refusal::Environment { found: table.environment, expected: environment.to_owned() });
     }
-    consistent(&table).map_err(Refusal::Inconsistent)?;
-    Ok(table)
+    match flaws(&table).first() {
+        Some(flaw) => Err(Refusal::Inconsistent(flaw.to_string())),
+        None => Ok(table),
+    }
 }
 
 #[derive(serde::Deserialize)]
 struct SchemaOnly {
     schema: u64,
-}
-
-fn consistent(table: &Table) -> Result<(), String> {
-    for (name, origin) in &table.origins {
-        endpoints(name, origin)?;
-    }
-    for (country, routes) in &table.countries {
-        known(table, &format!("residency of {country}"), &routes.residency)?;
-        for (service, entry) in &routes.services {
-            if !entry.domains.contains_key("default") {
-                return Err(format!("{country}/{service} has no default domain"));
-            }
-            for origin in entry.residency.iter().flatten() {
-                if !routes.residency.contains(origin) {
-                    return Err(format!(
-                        "{country}/{service} widens the residency of its country by {origin}"
-                    ));
-                }
-            }
-        }
-    }
-    for pin in &table.pins {
-        known(table, "a pin", [&pin.origin])?;
-        if let Some(id) = pin.ids.iter().find(|id| !is_pin_id(id)) {
-            return Err(format!("pin `{id}` must begin with store:, device: or user:"));
-        }
-    }
-    for split in &table.splits {
-        let what = format!("the split of {}/{}", split.country, split.service);
-        shares(table, &what, &split.shares)?;
-        within(table, &what, &split.country, &split.service, split.shares.iter().map(|share| &share.origin))?;
-    }
-    for shadow in &table.shadow {
-        let what = format!("the shadow of {}/{}", shadow.country, shadow.service);
-        if shadow.basis_points > BASIS_POINTS {
-            return Err(format!("{what} is more than {BASIS_POINTS} basis points"));
-        }
-        within(table, &what, &shadow.country, &shadow.service, [&shadow.origin])?;
-    }
-    for emergency in &table.emergency {
-        emergency_within(table, emergency)?;
-    }
-    if let Some(activation) = &table.activation {
-        known(table, "activation", &activation.origins)?;
-    }
-    fallback(table, &table.fallback)
-}
-
-fn is_pin_id(id: &str) -> bool {
-    ["store:", "device:", "user:"].iter().any(|kind| id.len() > kind.len() && id.starts_with(kind))
-}
-
-fn endpoints(name: &OriginId, origin: &OriginEntry) -> Result<(), String> {
-    if origin.endpoints.is_empty() {
-        return Err(format!("origin {name} has no endpoint"));
-    }
-    let given: Vec<u32> = origin.endpoints.iter().filter_map(|endpoint| endpoint.basis_points).collect();
-    let complete = given.len() == origin.endpoints.len();
-    let total: u64 = given.iter().map(|share| u64::from(*share)).sum();
-    if given.is_empty() || (complete && total == u64::from(BASIS_POINTS)) {
-        Ok(())
-    } else {
-        Err(format!("the endpoints of origin {name} share {total} basis points, not {BASIS_POINTS}"))
-    }
-}
-
-fn fallback(table: &Table, fallback: &Fallback) -> Result<(), String> {
-    known(table, "the fallback", &fallback.candidates)?;
-    match fallback.mode {
-        FallbackMode::Shares => shares(table, "the fallback", &fallback.shares),
-        FallbackMode::Nearest if fallback.shares.is_empty() => Ok(()),
-        FallbackMode::Nearest => shares(table, "the fallback", &fallback.shares),
-    }
-}
-
-fn shares(table: &Table, what: &str, shares: &[Share]) -> Result<(), String> {
-    known(table, what, shares.iter().map(|share| &share.origin))?;
-    let total: u64 = shares.iter().map(|share| u64::from(share.basis_points)).sum();
-    if total == u64::from(BASIS_POINTS) {
-        Ok(())
-    } else {
-        Err(format!("the shares of {what} add up to {total}, not {BASIS_POINTS}"))
-    }
-}
-
-fn known<'a>(
-    table: &Table,
-    what: &str,
-    origins: impl IntoIterator<Item = &'a OriginId>,
-) -> Result<(), String> {
-    match origins.into_iter().find(|origin| !table.origins.contains_key(*origin)) {
-        Some(origin) => Err(format!("{what} names origin {origin}, which is not in the table")),
-        None => Ok(()),
-    }
-}
-
-fn within<'a>(
-    table: &Table,
-    what: &str,
-    country: &Country,
-    service: &str,
-    origins: impl IntoIterator<Item = &'a OriginId>,
-) -> Result<(), String> {
-    let routes = table
-        .countries
-        .get(country)
-        .ok_or_else(|| format!("{what} names country {country}, which is not in the table"))?;
-    let allowed = table.residency(country, service).unwrap_or(&routes.residency);
-    for origin in origins {
-        known(table, what, [origin])?;
-        if !allowed.contains(origin) {
-            return Err(format!("{what} names origin {origin}, which is outside its residency"));
-        }
-    }
-    Ok(())
-}
-
-fn emergency_within(table: &Table, emergency: &Emergency) -> Result<(), String> {
-    let what = format!("the emergency of {}", emergency.country);
-    for service in &emergency.services {
-        within(table, &what, &emergency.country, service, [&emergency.origin])?;
-    }
-    Ok(())
 }
 
 #[cfg(test)]

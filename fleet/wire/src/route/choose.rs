@@ -183,6 +183,18 @@ pub enum NoRoute {
     },
 }
 
+impl NoRoute {
+    /// What was looked at, the last entry says why nothing was found.
+    #[must_use]
+    pub fn reason(&self) -> Vec<Reason> {
+        let (Self::Bound { reason, .. } | Self::Residency { reason, .. }) = self else {
+            let detail = self.to_string();
+            return vec![Reason { rule: Rule::Residency, result: RuleResult::PassedOver, detail }];
+        };
+        reason.clone()
+    }
+}
+
 /// Chooses the origin for something that is not bound to one.
 ///
 /// # Errors
@@ -190,12 +202,16 @@ pub enum NoRoute {
 pub fn choose(table: &Table, query: &Query<'_>, facts: &Facts<'_>) -> Result<Decision, NoRoute> {
     let mut look = Look::new(table, query, facts)?;
     match look.first_hit() {
-        Some((rule, candidates)) => Ok(look.decide(rule, &candidates)),
-        None => Err(NoRoute::Residency {
-            country: query.country.clone(),
-            service: query.service.clone(),
-            reason: look.reason,
-        }),
+        Some((rule, origins)) => Ok(look.decide(rule, origins)),
+        None => {
+            let detail = [&allowed(look.allowed), "; none of them takes new work"].concat();
+            look.note(Rule::Residency, RuleResult::PassedOver, detail);
+            Err(NoRoute::Residency {
+                country: query.country.clone(),
+                service: query.service.clone(),
+                reason: look.reason,
+            })
+        }
     }
 }
 
@@ -218,13 +234,16 @@ pub fn bound(
         return Err(NoRoute::Bound { origin: origin.clone(), why, reason: look.reason });
     }
     look.note(Rule::Bound, RuleResult::Applied, format!("bound to {origin} until it has answered"));
-    Ok(look.address(Rule::Bound, std::slice::from_ref(origin), 0))
+    Ok(look.address(Rule::Bound, &[origin], 0))
 }
 
 /// The endpoint of an origin that a device uses. `None` when the origin is not in the table.
 #[must_use]
 pub fn endpoint_of<'a>(table: &'a Table, origin: &OriginId, device: &DeviceId) -> Option<&'a Endpoint> {
     let endpoints = &table.origins.get(origin)?.endpoints;
+    if let [only] = endpoints.as_slice() {
+        return Some(only);
+    }
     let count = u32::try_from(endpoints.len()).unwrap_or(u32::MAX).max(1);
     // Several endpoints without shares divide the devices evenly; the last takes what the division leaves over.
     let even = BASIS_POINTS.div_ceil(count);
@@ -233,7 +252,11 @@ pub fn endpoint_of<'a>(table: &'a Table, origin: &OriginId, device: &DeviceId) -
     endpoints.get(index).or_else(|| endpoints.first())
 }
 
-/// One look through the rules.
+/// A rule with the origins it names that may be used, best first.
+type Hit<'a> = (Rule, Vec<&'a OriginId>);
+
+/// One look through the rules. Texts are put together by `concat`: this is done for every order, and the machinery of
+/// `format!` would be half of its cost.
 struct Look<'a> {
     table: &'a Table,
     query: &'a Query<'a>,
@@ -258,7 +281,8 @@ impl<'a> Look<'a> {
             .or_else(|| service.domains.get("default"))
             .ok_or_else(no_service)?;
         let allowed = service.residency.as_deref().unwrap_or(&routes.residency);
-        Ok(Self { table, query, facts, domain, allowed, reason: Vec::new() })
+        // Seven rules, residency and health.
+        Ok(Self { table, query, facts, domain, allowed, reason: Vec::with_capacity(9) })
     }
 
     fn note(&mut self, rule: Rule, result: RuleResult, detail: String) {
@@ -266,16 +290,21 @@ impl<'a> Look<'a> {
     }
 
     /// Goes through the rules until one names origins that may be used.
-    fn first_hit(&mut self) -> Option<(Rule, Vec<OriginId>)> {
+    fn first_hit(&mut self) -> Option<Hit<'a>> {
         let protected = self.table.protected.iter().any(|name| name.eq_ignore_ascii_case(self.domain));
         if protected {
-            let detail = format!("{} is protected: nothing may move it", self.domain);
-            let listed = self.allowed.to_vec();
-            if let Some(hit) = self.usable(Rule::Protected, &listed, detail) {
+            let detail = [self.domain, " is protected: nothing may move it"].concat();
+            // The name of activation has origins of its own.
+            let activation = self.table.activation.as_ref().filter(|activation| {
+                activation.domain.eq_ignore_ascii_case(self.domain) && !activation.origins.is_empty()
+            });
+            let listed = activation.map_or(self.allowed, |activation| &activation.origins);
+            if let Some(hit) = self.usable(Rule::Protected, listed, detail) {
                 return Some(hit);
             }
         } else {
-            self.note(Rule::Protected, RuleResult::NoMatch, format!("{} is not protected", self.domain));
+            let detail = [self.domain, " is not protected"].concat();
+            self.note(Rule::Protected, RuleResult::NoMatch, detail);
             if let Some(hit) = self.emergency().or_else(|| self.pins()).or_else(|| self.split()) {
                 return Some(hit);
             }
@@ -283,24 +312,31 @@ impl<'a> Look<'a> {
         self.fallback()
     }
 
-    fn emergency(&mut self) -> Option<(Rule, Vec<OriginId>)> {
+    fn emergency(&mut self) -> Option<Hit<'a>> {
         let table = self.table;
-        let hit = table.emergency.iter().find(|emergency| {
-            emergency.country == *self.query.country
-                && names_service(&emergency.services, self.query.service)
-                && self.not_ended(emergency.until)
+        let (country, service) = (self.query.country, self.query.service);
+        let here = table.emergency.iter().filter(|emergency| emergency.country == *country);
+        let mut missed = None;
+        for emergency in here.filter(|emergency| names_service(&emergency.services, service)) {
+            if let Some(until) = self.ended(emergency.until) {
+                missed = Some(format!("the switch of {country} to {} ended at {until}", emergency.origin));
+                continue;
+            }
+            let detail =
+                format!("{country} is switched to {}{}", emergency.origin, because(&emergency.reason));
+            let origin = std::slice::from_ref(&emergency.origin);
+            match self.usable(Rule::Emergency, origin, detail) {
+                Some(hit) => return Some(hit),
+                None => missed = Some(String::new()),
+            }
+        }
+        self.missed(Rule::Emergency, missed, || {
+            ["no emergency for ", country.as_str(), "/", service.as_str()].concat()
         });
-        let Some(emergency) = hit else {
-            let detail = format!("no emergency for {}/{}", self.query.country, self.query.service);
-            self.note(Rule::Emergency, RuleResult::NoMatch, detail);
-            return None;
-        };
-        let detail =
-            format!("{} is switched to {}: {}", emergency.country, emergency.origin, emergency.reason);
-        self.usable(Rule::Emergency, std::slice::from_ref(&emergency.origin), detail)
+        None
     }
 
-    fn pins(&mut self) -> Option<(Rule, Vec<OriginId>)> {
+    fn pins(&mut self) -> Option<Hit<'a>> {
         let subjects = [
             (Rule::UserPin, "user", self.query.user),
             (Rule::DevicePin, "device", Some(self.query.device.as_str())),
@@ -309,75 +345,97 @@ impl<'a> Look<'a> {
         subjects.into_iter().find_map(|(rule, kind, id)| self.pin(rule, kind, id))
     }
 
-    fn pin(&mut self, rule: Rule, kind: &str, id: Option<&str>) -> Option<(Rule, Vec<OriginId>)> {
+    fn pin(&mut self, rule: Rule, kind: &str, id: Option<&str>) -> Option<Hit<'a>> {
         let Some(id) = id else {
             self.note(rule, RuleResult::NoMatch, format!("the request names no {kind}"));
             return None;
         };
-        let table = self.table;
-        let is_it =
-            |text: &String| text.strip_prefix(kind).and_then(|rest| rest.strip_prefix(':')) == Some(id);
-        let hit = table.pins.iter().find(|pin| {
-            pin.ids.iter().any(is_it)
-                && names_service(&pin.services, self.query.service)
-                && self.not_ended(pin.until)
-        });
-        let Some(pin) = hit else {
-            self.note(rule, RuleResult::NoMatch, format!("{kind}:{id} is not pinned"));
-            return None;
-        };
-        let detail = format!("{kind}:{id} is pinned to {}: {}", pin.origin, pin.reason);
-        self.usable(rule, std::slice::from_ref(&pin.origin), detail)
+        let (table, id) = (self.table, [kind, ":", id].concat());
+        let mut missed = None;
+        for pin in table.pins.of(&id) {
+            if !names_service(&pin.services, self.query.service) {
+                missed =
+                    Some(format!("{id} is pinned to {} for {} only", pin.origin, pin.services.join(", ")));
+            } else if let Some(until) = self.ended(pin.until) {
+                missed = Some(format!("the pin of {id} to {} ended at {until}", pin.origin));
+            } else {
+                let detail = [&id, " is pinned to ", pin.origin.as_str(), &because(&pin.reason)].concat();
+                match self.usable(rule, std::slice::from_ref(&pin.origin), detail) {
+                    Some(hit) => return Some(hit),
+                    None => missed = Some(String::new()),
+                }
+            }
+        }
+        self.missed(rule, missed, || [&id, " is not pinned"].concat());
+        None
     }
 
-    fn split(&mut self) -> Option<(Rule, Vec<OriginId>)> {
+    /// Tells why a rule said nothing, unless what it said was told already (an empty text).
+    fn missed(&mut self, rule: Rule, why: Option<String>, nothing: impl FnOnce() -> String) {
+        let detail = why.unwrap_or_else(nothing);
+        if !detail.is_empty() {
+            self.note(rule, RuleResult::NoMatch, detail);
+        }
+    }
+
+    fn split(&mut self) -> Option<Hit<'a>> {
         let table = self.table;
-        let hit = table.splits.iter().find(|split| {
-            split.country == *self.query.country
-                && (split.service == "*" || split.service == self.query.service.as_str())
-        });
-        let Some(split) = hit else {
-            let detail = format!("no split for {}/{}", self.query.country, self.query.service);
+        let (country, service) = (self.query.country, self.query.service);
+        let mut none = true;
+        for split in table.splits.iter().filter(|split| split.country == *country) {
+            if split.service == "*" || split.service == service.as_str() {
+                none = false;
+                if let Some(hit) = self.shares(Rule::Split, &split.salt, split.by, &split.shares) {
+                    return Some(hit);
+                }
+            }
+        }
+        if none {
+            let detail = ["no split for ", country.as_str(), "/", service.as_str()].concat();
             self.note(Rule::Split, RuleResult::NoMatch, detail);
-            return None;
-        };
-        self.shares(Rule::Split, &split.salt, split.by, &split.shares)
+        }
+        None
     }
 
-    fn fallback(&mut self) -> Option<(Rule, Vec<OriginId>)> {
-        let fallback = &self.table.fallback;
-        if fallback.mode == FallbackMode::Shares {
+    fn fallback(&mut self) -> Option<Hit<'a>> {
+        let table = self.table;
+        let fallback = &table.fallback;
+        let shared = fallback.mode == FallbackMode::Shares;
+        if shared {
             let hit = self.shares(Rule::Fallback, &fallback.salt, fallback.by, &fallback.shares);
-            return hit.or_else(|| {
-                let listed = self.fallback_order();
-                self.usable(Rule::Fallback, &listed, "the share may not be followed: first listed".to_owned())
-            });
+            if hit.is_some() {
+                return hit;
+            }
         }
         let listed = self.fallback_order();
         let detail = match self.facts.nearest {
-            Some(nearest) if listed.first() == Some(nearest) => format!("{nearest} measures as nearest"),
+            _ if shared => "the share may not be followed: first listed".to_owned(),
+            Some(nearest) if listed.first() == Some(&nearest) => {
+                [nearest.as_str(), " measures as nearest"].concat()
+            }
             _ => "nothing measured yet, or nothing clearly nearer: listed order".to_owned(),
         };
-        self.usable(Rule::Fallback, &listed, detail)
+        self.usable(Rule::Fallback, listed, detail)
     }
 
     /// The fallback's origins in the order of preference; without candidates those of the residency.
-    fn fallback_order(&self) -> Vec<OriginId> {
-        let fallback = &self.table.fallback;
-        let mut order = match (fallback.candidates.is_empty(), fallback.shares.is_empty()) {
-            (false, _) => fallback.candidates.clone(),
-            (true, false) => fallback.shares.iter().map(|share| share.origin.clone()).collect(),
-            (true, true) => self.allowed.to_vec(),
+    fn fallback_order(&self) -> Vec<&'a OriginId> {
+        let (table, fallback) = (self.table, &self.table.fallback);
+        let mut order: Vec<&'a OriginId> = match (fallback.candidates.is_empty(), fallback.shares.is_empty())
+        {
+            (false, _) => table.fallback.candidates.iter().collect(),
+            (true, false) => table.fallback.shares.iter().map(|share| &share.origin).collect(),
+            (true, true) => self.allowed.iter().collect(),
         };
         if let Some(at) =
-            self.facts.nearest.and_then(|nearest| order.iter().position(|origin| origin == nearest))
+            self.facts.nearest.and_then(|nearest| order.iter().position(|origin| *origin == nearest))
         {
             order[..=at].rotate_right(1);
         }
         order
     }
 
-    fn shares(&mut self, rule: Rule, salt: &str, by: By, shares: &[Share]) -> Option<(Rule, Vec<OriginId>)> {
+    fn shares(&mut self, rule: Rule, salt: &str, by: By, shares: &'a [Share]) -> Option<Hit<'a>> {
         let (kind, id) = match by {
             By::Device => ("device", Some(self.query.device.as_str())),
             By::Store => ("store", Some(self.query.store.as_str())),
@@ -389,22 +447,30 @@ impl<'a> Look<'a> {
         };
         let at = bucket(salt, id);
         let share = &shares[pick_share(at, shares.iter().map(|share| share.basis_points))?];
-        let detail = format!("{kind} {id} is in bucket {at}: {}", share.origin);
+        let detail = [kind, " ", id, " is in bucket ", &at.to_string(), ": ", share.origin.as_str()].concat();
         self.usable(rule, std::slice::from_ref(&share.origin), detail)
     }
 
     /// Keeps the origins that may be used; tells in `reason` what became of the rule.
-    fn usable(&mut self, rule: Rule, origins: &[OriginId], detail: String) -> Option<(Rule, Vec<OriginId>)> {
-        let (usable, refused): (Vec<_>, Vec<_>) =
-            origins.iter().cloned().partition(|origin| self.refusal(origin).is_none());
-        let why: Vec<_> = refused.iter().filter_map(|origin| self.refusal(origin)).collect();
-        let detail = if why.is_empty() { detail } else { format!("{detail} ({})", why.join("; ")) };
-        if usable.is_empty() {
-            self.note(rule, RuleResult::PassedOver, detail);
-            return None;
+    fn usable(
+        &mut self,
+        rule: Rule,
+        origins: impl IntoIterator<Item = &'a OriginId>,
+        mut detail: String,
+    ) -> Option<Hit<'a>> {
+        let (mut usable, mut refused) = (Vec::new(), Vec::new());
+        for origin in origins {
+            match self.refusal(origin) {
+                None => usable.push(origin),
+                Some(why) => refused.push(why),
+            }
         }
-        self.note(rule, RuleResult::Applied, detail);
-        Some((rule, usable))
+        if !refused.is_empty() {
+            detail = [&detail, " (", &refused.join("; "), ")"].concat();
+        }
+        let result = if usable.is_empty() { RuleResult::PassedOver } else { RuleResult::Applied };
+        self.note(rule, result, detail);
+        (!usable.is_empty()).then_some((rule, usable))
     }
 
     /// Why an origin gets nothing new from this request; `None` when it may.
@@ -420,26 +486,27 @@ impl<'a> Look<'a> {
     }
 
     /// Adds the fallback's origins behind the rule's own, then takes the first that is not down.
-    fn decide(mut self, rule: Rule, chosen: &[OriginId]) -> Decision {
-        let mut order = chosen.to_vec();
+    fn decide(mut self, rule: Rule, mut order: Vec<&'a OriginId>) -> Decision {
         for origin in self.fallback_order() {
-            if !order.contains(&origin) && self.refusal(&origin).is_none() {
+            if !order.contains(&origin) && self.refusal(origin).is_none() {
                 order.push(origin);
             }
         }
         let up = order.iter().position(|origin| (self.facts.health)(origin) != Health::Down);
+        let first = order[0].as_str();
         let (result, detail) = match up {
-            Some(0) => (RuleResult::Applied, format!("{} is not known to be down", order[0])),
-            Some(at) => (RuleResult::Applied, format!("{} is down: {} takes over", order[0], order[at])),
-            None => (RuleResult::PassedOver, format!("nothing is healthy: {} is kept and probed", order[0])),
+            Some(0) => (RuleResult::Applied, [first, " is not known to be down"].concat()),
+            Some(at) => {
+                (RuleResult::Applied, [first, " is down: ", order[at].as_str(), " takes over"].concat())
+            }
+            None => (RuleResult::PassedOver, ["nothing is healthy: ", first, " is kept and probed"].concat()),
         };
-        let allowed: Vec<_> = self.allowed.iter().map(OriginId::as_str).collect();
-        self.note(Rule::Residency, RuleResult::Applied, format!("allowed: {}", allowed.join(", ")));
+        self.note(Rule::Residency, RuleResult::Applied, allowed(self.allowed));
         self.note(Rule::Health, result, detail);
         self.address(rule, &order, up.unwrap_or(0))
     }
 
-    fn address(self, rule: Rule, order: &[OriginId], at: usize) -> Decision {
+    fn address(self, rule: Rule, order: &[&OriginId], at: usize) -> Decision {
         let origin = order[at].clone();
         // `usable` and `bound` let only origins of the table through, and the table was checked to have endpoints.
         let endpoint = endpoint_of(self.table, &origin, self.query.device).cloned().unwrap_or(Endpoint {
@@ -450,7 +517,7 @@ impl<'a> Look<'a> {
         });
         let candidates = order
             .iter()
-            .map(|origin| Candidate { origin: origin.clone(), health: (self.facts.health)(origin) })
+            .map(|origin| Candidate { origin: (*origin).clone(), health: (self.facts.health)(origin) })
             .collect();
         Decision {
             base_url: base_url(self.facts.scheme, self.domain, endpoint.port),
@@ -463,21 +530,39 @@ impl<'a> Look<'a> {
         }
     }
 
-    fn not_ended(&self, until: Option<Timestamp>) -> bool {
-        match (until, self.facts.now) {
-            (Some(until), Some(now)) => now < until,
-            _ => true,
-        }
+    /// When a rule ended, if it has. Nothing ends while the clock is untrusted.
+    fn ended(&self, until: Option<Timestamp>) -> Option<Timestamp> {
+        until.zip(self.facts.now).filter(|(until, now)| now >= until).map(|(until, _)| until)
     }
+}
+
+fn allowed(origins: &[OriginId]) -> String {
+    let mut text = String::from("allowed: ");
+    for (number, origin) in origins.iter().enumerate() {
+        text.push_str(if number == 0 { "" } else { ", " });
+        text.push_str(origin.as_str());
+    }
+    text
+}
+
+fn because(reason: &str) -> String {
+    if reason.is_empty() { String::new() } else { [": ", reason].concat() }
 }
 
 fn names_service(services: &[String], service: &ServiceName) -> bool {
     services.iter().any(|name| name == "*" || name == service.as_str())
 }
 
+/// A domain that names its port keeps it; otherwise the endpoint's port is that of the URL.
 fn base_url(scheme: Scheme, domain: &str, port: u16) -> String {
     let (name, default) = scheme.parts();
-    if port == default { format!("{name}://{domain}") } else { format!("{name}://{domain}:{port}") }
+    let named = domain
+        .rsplit_once(':')
+        .is_some_and(|(host, port)| !host.is_empty() && !host.contains(':') && port.parse::<u16>().is_ok());
+    match named || port == default {
+        true => [name, "://", domain].concat(),
+        false => [name, "://", domain, ":", &port.to_string()].concat(),
+    }
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! The document, as `route-table.v1` writes it.
 
+use super::pins::Pins;
 use crate::ids::DeviceClass;
 use crate::{Country, OriginId, ServiceName, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -32,7 +33,7 @@ pub struct Table {
     pub countries: BTreeMap<Country, CountryRoutes>,
     /// Single IDs sent to a named origin.
     #[serde(default)]
-    pub pins: Vec<Pin>,
+    pub pins: Pins,
     /// Shares of IDs.
     #[serde(default)]
     pub splits: Vec<Split>,

@@ -219,3 +219,194 @@ fn several_endpoints_share_the_devices() {
     let hits = hosts.count();
     assert!((900..=1_100).contains(&hits), "{hits} of 4000 at 2500 basis points");
 }
+
+/// What became of one rule.
+fn told(decision: &Decision, rule: Rule) -> Vec<(RuleResult, String)> {
+    let of = decision.reason.iter().filter(|reason| reason.rule == rule);
+    of.map(|reason| (reason.result, reason.detail.clone())).collect()
+}
+
+#[test]
+fn a_pin_that_does_not_hold_is_told_with_why() {
+    let mut table = example();
+    table["emergency"] = json!([]);
+    table["pins"] = json!([
+        { "ids": ["device:POS-JP-0001"], "origin": "apac", "until": "2026-11-24T00:00:00Z" },
+        { "ids": ["store:JP-0001"], "services": ["menu"], "origin": "apac" }
+    ]);
+    let decision = World::of(&table).choose().unwrap();
+    assert_eq!(decision.rule, Rule::Fallback);
+    let (device, store) = (told(&decision, Rule::DevicePin), told(&decision, Rule::StorePin));
+    assert!(device[0].0 == RuleResult::NoMatch && device[0].1.contains("ended at 2026-11-24"), "{device:?}");
+    assert!(store[0].0 == RuleResult::NoMatch && store[0].1.contains("for menu only"), "{store:?}");
+}
+
+#[test]
+fn a_pin_that_may_not_be_followed_gives_way_to_the_next_for_the_same_id() {
+    let mut table = example();
+    table["emergency"] = json!([]);
+    table["origins"]["us-next"]["state"] = json!("draining");
+    table["pins"] = json!([
+        { "ids": ["store:JP-0001"], "origin": "us-next" },
+        { "ids": ["store:JP-0001"], "origin": "apac" }
+    ]);
+    let decision = World::of(&table).choose().unwrap();
+    assert_eq!((decision.origin.as_str(), decision.rule), ("apac", Rule::StorePin));
+    let results: Vec<_> = told(&decision, Rule::StorePin).into_iter().map(|(result, _)| result).collect();
+    assert_eq!(results, [RuleResult::PassedOver, RuleResult::Applied]);
+}
+
+#[test]
+fn a_split_by_user_serves_who_names_one_and_the_next_split_the_others() {
+    let mut table = example();
+    table["emergency"] = json!([]);
+    let all = |origin: &str| json!([{ "origin": origin, "basis_points": 10000 }]);
+    table["splits"] = json!([
+        { "country": "JP", "service": "orders", "by": "user", "shares": all("apac") },
+        { "country": "JP", "service": "*", "by": "store", "shares": all("us-west") }
+    ]);
+    let mut world = World { user: Some("u-1"), ..World::of(&table) };
+    assert_eq!(world.choice(), ("apac".into(), Rule::Split));
+    world.user = None;
+    assert_eq!(world.choice(), ("us-west".into(), Rule::Split));
+}
+
+#[test]
+fn a_service_with_a_residency_of_its_own_does_not_leave_it() {
+    let mut table = example();
+    table["countries"]["JP"]["services"]["orders"]["residency"] = json!(["apac"]);
+    table["emergency"] = json!([]);
+    let mut world = World { down: vec!["apac"], ..World::of(&table) };
+    assert_eq!(world.choice(), ("apac".into(), Rule::Fallback), "kept and probed");
+    table["origins"]["apac"]["state"] = json!("off");
+    world = World::of(&table);
+    let none = world.choose().unwrap_err();
+    let last = none.reason().pop().unwrap();
+    assert!(last.rule == Rule::Residency && last.result == RuleResult::PassedOver, "{last:?}");
+}
+
+#[test]
+fn what_has_no_route_says_so_as_a_reason() {
+    let unknown = World { country: "DE", ..World::of(&example()) };
+    let reason = unknown.choose().unwrap_err().reason();
+    assert!(reason.len() == 1 && reason[0].detail.contains("DE is not in the route table"));
+}
+
+#[test]
+fn a_domain_that_names_its_port_keeps_it() {
+    let mut table = example();
+    table["countries"]["US"]["services"]["orders"]["domains"]["default"] = json!("us.store.example:9443");
+    table["origins"]["us-west"]["endpoints"][0]["port"] = json!(8443);
+    let world = World { country: "US", ..World::of(&table) };
+    assert_eq!(world.choose().unwrap().base_url, "https://us.store.example:9443");
+}
+
+#[test]
+fn the_name_of_activation_goes_to_the_origins_of_activation() {
+    let mut table = example();
+    table["protected"] = json!(["activate.store.example"]);
+    table["countries"]["JP"]["services"]["orders"]["domains"]["default"] = json!("activate.store.example");
+    let world = World { nearest: Some("apac"), ..World::of(&table) };
+    assert_eq!(world.choice(), ("us-west".into(), Rule::Protected), "listed first for activation");
+}
+
+/// Twenty thousand stores under a split, as sets of those that go to the second share.
+fn second_share(basis_points: u32) -> std::collections::BTreeSet<String> {
+    let mut table = example();
+    table["pins"] = json!([]);
+    table["splits"][0]["shares"] = json!([
+        { "origin": "us-west", "basis_points": 10_000 - basis_points },
+        { "origin": "apac", "basis_points": basis_points }
+    ]);
+    let world = World { country: "US", ..World::of(&table) };
+    let stores = (0..20_000).map(|number| format!("US-{number:05}"));
+    let goes = |store: &String| {
+        let id: StoreId = store.parse().unwrap();
+        world.with(|query, facts| {
+            choose(&world.table, &Query { store: &id, ..*query }, facts).unwrap().origin.as_str() == "apac"
+        })
+    };
+    stores.filter(goes).collect()
+}
+
+#[test]
+fn a_quarter_of_twenty_thousand_stores_goes_to_a_share_of_a_quarter_and_growing_it_only_adds() {
+    let quarter = second_share(2500);
+    assert!((4_800..=5_200).contains(&quarter.len()), "{} of 20000", quarter.len());
+    let more = second_share(4000);
+    assert!(quarter.is_subset(&more) && more.len() > quarter.len());
+}
+
+/// A rule of the order of precedence with the origin that it names.
+type Named = Option<usize>;
+
+/// Which origin the contract's precedence gives, worked out rule by rule.
+fn expected(rules: &[(Rule, Named)], allowed: &[bool; 3], active: &[bool; 3]) -> Option<(usize, Rule)> {
+    let usable = |origin: usize| allowed[origin] && active[origin];
+    let named = rules.iter().find_map(|(rule, origin)| Some((origin.filter(|o| usable(*o))?, *rule)));
+    named.or_else(|| (0..3).find(|origin| usable(*origin)).map(|origin| (origin, Rule::Fallback)))
+}
+
+proptest::proptest! {
+    #[test]
+    fn the_first_rule_that_may_be_followed_decides(
+        named in proptest::collection::vec(proptest::option::of(0..3_usize), 5),
+        ended in proptest::collection::vec(proptest::bool::ANY, 4),
+        allowed in proptest::array::uniform3(proptest::bool::ANY),
+        active in proptest::array::uniform3(proptest::bool::ANY),
+    ) {
+        let names = ["o-0", "o-1", "o-2"];
+        let until = |ended: bool| if ended { "2026-11-24T00:00:00Z" } else { "2026-12-24T00:00:00Z" };
+        let pin = |id: &str, at: usize| {
+            named[at].map(|origin| json!({ "ids": [id], "origin": names[origin], "until": until(ended[at]) }))
+        };
+        // A table may not switch or split a country out of its residency: those name origins that are allowed.
+        let within = |at: usize| named[at].filter(|origin| allowed[*origin]);
+        let residency: Vec<&str> = (0..3).filter(|o| allowed[*o]).map(|o| names[o]).collect();
+        let origins: serde_json::Map<String, Value> = (0..3)
+            .map(|o| {
+                let state = if active[o] { "active" } else { "draining" };
+                (names[o].to_owned(), json!({ "endpoints": [{ "host": "h.example" }], "state": state }))
+            })
+            .collect();
+        let emergency = within(0).map(|o| json!({ "country": "JP", "origin": names[o], "until": until(ended[0]) }));
+        let pins = [pin("user:u", 1), pin("device:POS-JP-0001", 2), pin("store:JP-0001", 3)];
+        let split = within(4).map(|o| json!({ "country": "JP", "service": "orders",
+            "shares": [{ "origin": names[o], "basis_points": 10000 }] }));
+        let mut table = example();
+        table["origins"] = origins.into();
+        table["activation"] = Value::Null;
+        table["countries"] = json!({ "JP": { "residency": residency,
+            "services": { "orders": { "domains": { "default": "jp.example" } } } } });
+        table["emergency"] = json!(emergency.into_iter().collect::<Vec<_>>());
+        table["pins"] = json!(pins.into_iter().flatten().collect::<Vec<_>>());
+        table["splits"] = json!(split.into_iter().collect::<Vec<_>>());
+        table["shadow"] = json!([]);
+        table["fallback"] = json!({ "candidates": names });
+        let rule = |at: usize, rule: Rule, origin: Named| (rule, origin.filter(|_| at == 4 || !ended[at]));
+        let rules = [
+            rule(0, Rule::Emergency, within(0)),
+            rule(1, Rule::UserPin, named[1]),
+            rule(2, Rule::DevicePin, named[2]),
+            rule(3, Rule::StorePin, named[3]),
+            rule(4, Rule::Split, within(4)),
+        ];
+        let world = World { user: Some("u"), ..World::of(&table) };
+        let found = world.choose().ok().map(|decision| (decision.origin.to_string(), decision.rule));
+        let wanted = expected(&rules, &allowed, &active).map(|(o, rule)| (names[o].to_owned(), rule));
+        proptest::prop_assert_eq!(found, wanted);
+    }
+
+    #[test]
+    fn no_table_makes_reading_or_choosing_panic(cuts in proptest::collection::vec((0..3_000_usize, 0..12_usize, "[\\[\\]{}\",:0-9a-z-]{0,6}"), 1..4)) {
+        let mut text = include_str!("../example.json").to_owned();
+        for (at, length, with) in cuts {
+            let at = at.min(text.len());
+            text.replace_range(at..(at + length).min(text.len()), &with);
+        }
+        if let Ok(table) = check(text.as_bytes(), "prod") {
+            let world = World { table, ..World::of(&example()) };
+            let _ = world.choose();
+        }
+    }
+}
