@@ -6,10 +6,14 @@
 //! | backlog, storage | last value | ledger thread → dispatcher, conditions | overwritten |
 //! | batches under way | 1 per origin, in a drain 1 more that is bound | dispatcher → origins | the dispatcher waits |
 //! | probes under way | 4 per origin that does not answer | dispatcher → origins | their time-outs end them |
-//! | changes of the network | last value | kernel → dispatcher | overwritten |
+//! | changes of the network | last value | kernel → dispatcher, names | overwritten |
+//! | look-ups under way | 64 names | clients, probes → names | those who wait are served otherwise after 1.8 s |
+//! | proofs to write down | last value | clients → writer of `names.json` | overwritten |
 //! | shadow copies | 256 and 1 MiB | orders → shadow | the newest is dropped and counted |
 //! | routing inbox | 256 | reports, offers → routing | reports dropped, offers told to come back |
 //! | demands for a pass | 16 | API → reconciliation | told to come back |
+//! | changes of overrides | 16 | API, fleet → hosts | told to come back |
+//! | overrides in force | last value | hosts → routing, API | overwritten |
 //! | view, changed | last value | routing → everyone | overwritten |
 //! | board | last value | every flow → reporter | overwritten |
 //! | state | last value | reporter → API, relay | overwritten |
@@ -22,6 +26,7 @@
 //! A table like this is only true while nobody adds a channel elsewhere: `unbounded_channel` is banned by lint.
 
 mod members;
+mod pointing;
 mod relaying;
 mod reporting;
 mod routes;
@@ -30,10 +35,11 @@ use crate::clock::{Mono, mono, wall};
 use crate::config::{Config, ConfigError, OriginMode, RoutingSection};
 use crate::data_dir::{DataDir, DataDirError, Run};
 use crate::heartbeat::{self, Heartbeat, Heartbeats};
+use crate::hosts;
 use crate::http::{Gate, listener};
 use crate::identity::{self, Identity};
 use crate::logging::{self, LoggingError};
-use crate::net::{ClientSettings, line};
+use crate::net::{ClientSettings, NamesSettings, OverrideSource, Resolver, line};
 use crate::orders::dispatcher::Limits;
 use crate::orders::intake::{self, Intake};
 use crate::orders::ledger::{Ledger, LedgerSettings, OpenError, make_room_to_start};
@@ -49,6 +55,7 @@ use crate::store::StoreError;
 use relaying::Relaying;
 use routes::{RoutesOfOrders, shadow_rules};
 use samovar_wire::conditions::Condition;
+use samovar_wire::route::Scheme;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -185,13 +192,16 @@ impl Frame {
         Ok(identity)
     }
 
-    fn routing(&mut self, identity: &Identity) -> Result<Routing, StartError> {
+    fn routing(&mut self, identity: &Identity, overrides: OverrideSource) -> Result<Routing, StartError> {
         let membership = self.membership(identity);
+        let resolver = self.names();
         let (routing, runner) = routing::start(Setup {
+            resolver,
             data: self.data.clone(),
             table: self.config.routing.table.clone(),
             membership,
             tls: identity.tls(),
+            overrides,
             clients: ClientSettings {
                 scheme: self.config.origin.scheme,
                 connect_timeout: Duration::from_millis(self.config.origin.connect_timeout_ms),
@@ -203,6 +213,20 @@ impl Frame {
         })?;
         self.spawn("routing", STUCK, |heartbeat, stop| runner.run(heartbeat, stop));
         Ok(routing)
+    }
+
+    fn names(&mut self) -> Resolver {
+        let (resolver, damaged) = Resolver::open(NamesSettings {
+            data: Some(self.data.clone()),
+            servers: self.config.dns.servers(),
+            plain: self.config.origin.scheme == Scheme::Http,
+        });
+        if let Some(what) = damaged {
+            self.board.raise(Condition::FileSetAside, what);
+        }
+        let watched = resolver.clone();
+        self.spawn("names", STUCK, |heartbeat, stop| watched.watch_network(line::changes(), heartbeat, stop));
+        resolver
     }
 
     fn outbox(&self) -> Result<Outbox, StartError> {
@@ -290,12 +314,14 @@ impl Agent {
         }
 
         let identity = frame.identity()?;
-        let routing = frame.routing(&identity)?;
+        let (kept, overrides) = hosts::Kept::open(&frame.data, &frame.board)?;
+        let routing = frame.routing(&identity, overrides)?;
         let outbox = frame.outbox()?;
+        let hosts = frame.hosts(kept, &routing, &outbox);
         let (intake, shadow) = frame.orders(&identity, &routing, &outbox)?;
         let reconcile = frame.reconciliation(&identity, &routing, &intake);
-        let report = frame.report(&identity, &routing, &intake, &reconcile).await;
-        let relaying = Relaying::new(&frame, &identity, &routing, &report, &outbox, &shadow);
+        let report = frame.report(&identity, &routing, &intake, (&reconcile, &hosts)).await;
+        let relaying = Relaying::new(&frame, &identity, &routing, &report, &outbox, (&shadow, &hosts));
         let api = Api {
             state: report.snapshot,
             storage: intake.ledger.storage(),
@@ -308,7 +334,7 @@ impl Agent {
         let relaying = tokio::spawn(relaying.run(frame.stop.subscribe()));
 
         let orders = intake::routes(intake).merge(reconcile::api::routes(reconcile));
-        let router = api::with_fallbacks(orders.merge(api::routes(api)));
+        let router = api::with_fallbacks(orders.merge(hosts::api::routes(hosts)).merge(api::routes(api)));
         let gate = Gate::new(frame.config.local_api.names.clone(), data.local_token()?);
         let local_api = announce(&data, &socket, address)?;
         let most = frame.config.local_api.max_connections;

@@ -53,3 +53,23 @@ pub fn trusted_wall() -> Option<Timestamp> {
     const EARLIEST_MILLIS: i64 = 1_767_225_600_000;
     Some(wall()).filter(|now| now.millis() >= EARLIEST_MILLIS)
 }
+
+/// Time since the device was started, also while it slept. Where the system does not say, since the process began.
+#[must_use]
+pub fn since_boot() -> Duration {
+    #[cfg(target_os = "linux")]
+    {
+        let up = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+        let seconds = u64::try_from(up.tv_sec).unwrap_or(0);
+        Duration::new(seconds, u32::try_from(up.tv_nsec).unwrap_or(0))
+    }
+    #[cfg(not(target_os = "linux"))]
+    mono().0
+}
+
+/// Tells one boot of the operating system from the next; empty where the system does not say.
+#[must_use]
+pub fn boot_id() -> String {
+    let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id");
+    id.map(|id| id.trim().to_owned()).unwrap_or_default()
+}

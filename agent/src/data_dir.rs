@@ -8,6 +8,7 @@
 //! | `epoch.json` | grows at each start |
 //! | `orders.db` | the ledger |
 //! | `aux.db` | events that wait for the fleet |
+//! | `overrides.json`, `hosts/` | host overrides; lock and journal of the hosts file |
 //! | `identity/`, `routes/`, `logs/` | see the modules of these names |
 
 use crate::store::{self, Loaded, StoreError};

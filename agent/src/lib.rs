@@ -2,8 +2,9 @@
 //!
 //! ```text
 //! POST ──► intake ──► ledger ──► dispatcher ──► routing ──► origin            orders/
-//! route table ──► verify ──► choose ──► health ──► resolver                   routing/
+//! route table ──► verify ──► choose ──► health ──► names ──► race             routing/, net/
 //! every flow ──► board ──► report ──► outbox ──► MQTT                         status/  relay/
+//! page, CLI, fleet ──► overrides.json ──► resolver, hosts file                hosts/
 //! claim ──► key, CSR ──► certificate ──► renewal                              identity/
 //! API, CLI ◄── snapshots of all of the above                                  page/  cli/
 //! ```
@@ -18,6 +19,7 @@ pub mod config;
 pub mod data_dir;
 pub mod desired;
 pub mod heartbeat;
+pub mod hosts;
 pub mod http;
 pub mod identity;
 pub mod logging;

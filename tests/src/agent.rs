@@ -217,6 +217,8 @@ impl Agent {
             None => Command::new(program),
         };
         command.args(["run", "--data"]).arg(self.data()).arg("--config").arg(self.config_file());
+        // The machine's own hosts file is not for stories to write.
+        command.args(["--set", "hosts.file=", "--set", "hosts.helper="]);
         for setting in &self.setup.settings {
             command.args(["--set", setting]);
         }

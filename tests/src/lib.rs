@@ -17,6 +17,7 @@ pub mod binaries;
 pub mod broker;
 pub mod clock;
 pub mod csv;
+pub mod dns;
 pub mod fleet;
 pub mod generator;
 pub mod head_office;
@@ -32,6 +33,7 @@ pub mod wait;
 
 pub use agent::Agent;
 pub use broker::Broker;
+pub use dns::DnsServer;
 pub use fleet::Fleet;
 pub use head_office::HeadOffice;
 pub use local_api::{Answer, LocalApi};

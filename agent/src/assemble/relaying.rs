@@ -3,10 +3,11 @@
 
 use super::Frame;
 use super::reporting::Report;
-use crate::clock::Mono;
+use crate::clock::{Mono, boot_id};
 use crate::config::RelaySection;
 use crate::desired::{self, Revision};
 use crate::heartbeat::Heartbeats;
+use crate::hosts::Hosts;
 use crate::identity::{DeviceIdentity, Identity};
 use crate::orders::shadow::Shadow;
 use crate::relay::{
@@ -44,6 +45,7 @@ pub(super) struct Relaying {
     status: watch::Sender<RelayStatus>,
     revision: watch::Sender<u64>,
     shadow: Shadow,
+    hosts: Hosts,
 }
 
 impl Relaying {
@@ -53,7 +55,7 @@ impl Relaying {
         routing: &Routing,
         report: &Report,
         outbox: &Outbox,
-        shadow: &Shadow,
+        (shadow, hosts): (&Shadow, &Hosts),
     ) -> Self {
         Self {
             data: frame.data.clone(),
@@ -69,6 +71,7 @@ impl Relaying {
             status: watch::Sender::default(),
             revision: report.revision.clone(),
             shadow: shadow.clone(),
+            hosts: hosts.clone(),
         }
     }
 
@@ -210,6 +213,15 @@ impl Relaying {
 
     /// Brings a desired state into force, however often that must be tried; gives its revision.
     async fn apply(&self, desired: Desired) -> u64 {
+        let revision = self.apply_table(&desired).await;
+        // After the table: it says which names may be pointed elsewhere.
+        if let Some(overrides) = &desired.overrides {
+            self.hosts.desire(overrides).await;
+        }
+        revision
+    }
+
+    async fn apply_table(&self, desired: &Desired) -> u64 {
         loop {
             let envelope = match &desired.route_table {
                 None => return desired.revision,
@@ -320,11 +332,4 @@ fn numbers(status: &RelayStatus, outbox: &Outbox) -> metrics::Relay {
         outbox_bytes: level.bytes,
         outbox_dropped: level.dropped,
     }
-}
-
-/// Tells one boot of the operating system from the next; empty where the system does not say.
-fn boot_id() -> String {
-    std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
-        .map(|id| id.trim().to_owned())
-        .unwrap_or_default()
 }

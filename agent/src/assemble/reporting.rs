@@ -3,6 +3,7 @@
 use super::members::as_status;
 use super::{Frame, STUCK, routes};
 use crate::clock::wall;
+use crate::hosts::Hosts;
 use crate::identity::Identity;
 use crate::orders::intake::Intake;
 use crate::orders::ledger::Ledger;
@@ -35,13 +36,14 @@ impl Frame {
         identity: &Identity,
         routing: &Routing,
         intake: &Intake,
-        reconcile: &Reconcile,
+        (reconcile, hosts): (&Reconcile, &Hosts),
     ) -> Report {
         let (ledger, events) = (&intake.ledger, &intake.events);
         let revision = watch::Sender::new(0);
-        let collect = collect(self.epoch, identity, routing, (ledger, reconcile), revision.subscribe());
-        let ticks = self.ticks(identity, (ledger, reconcile), revision.subscribe());
-        let changes = vec![routing.changed(), ticks];
+        let collect =
+            collect(self.epoch, identity, routing, (ledger, reconcile, hosts), revision.subscribe());
+        let ticks = self.ticks(identity, (ledger, reconcile, hosts), revision.subscribe());
+        let changes = vec![routing.changed(), routing.names().1, ticks];
         let reporter = Reporter { board: self.board.clone(), collect: Arc::clone(&collect), changes };
         let publish = watch::Sender::new(Arc::new(reporter.state().await));
         let state = publish.subscribe();
@@ -59,13 +61,13 @@ impl Frame {
     fn ticks(
         &mut self,
         identity: &Identity,
-        (ledger, reconcile): (&Ledger, &Reconcile),
+        (ledger, reconcile, hosts): (&Ledger, &Reconcile, &Hosts),
         mut revision: watch::Receiver<u64>,
     ) -> watch::Receiver<u64> {
         let ticks = watch::Sender::new(0_u64);
         let reader = ticks.subscribe();
         let (mut backlog, mut who, mut stopped) = (ledger.backlog(), identity.watch(), self.stop.subscribe());
-        let mut compared = reconcile.watch();
+        let (mut compared, mut pointed) = (reconcile.watch(), hosts.watch());
         self.tasks.spawn(async move {
             loop {
                 tokio::select! {
@@ -73,6 +75,7 @@ impl Frame {
                     Ok(()) = who.changed() => {}
                     Ok(()) = revision.changed() => {}
                     Ok(()) = compared.changed() => {}
+                    Ok(()) = pointed.changed() => {}
                     () = stop::asked(&mut stopped) => return,
                     else => return,
                 }
@@ -113,15 +116,16 @@ fn collect(
     epoch: u64,
     identity: &Identity,
     routing: &Routing,
-    (ledger, reconcile): (&Ledger, &Reconcile),
+    (ledger, reconcile, hosts): (&Ledger, &Reconcile, &Hosts),
     revision: watch::Receiver<u64>,
 ) -> Collect {
     let started_at = wall();
     let (identity, routing, ledger) = (identity.clone(), routing.clone(), ledger.clone());
-    let reconcile = reconcile.clone();
+    let (reconcile, hosts) = (reconcile.clone(), hosts.clone());
     Arc::new(move || {
         let (identity, routing, ledger) = (identity.clone(), routing.clone(), ledger.clone());
-        let (config_revision, reconcile) = (*revision.borrow(), reconcile.states());
+        let (config_revision, reconcile, overrides) =
+            (*revision.borrow(), reconcile.states(), hosts.states());
         Box::pin(async move {
             let snapshot = routing.snapshot();
             DeviceState {
@@ -138,8 +142,9 @@ fn collect(
                 conditions: Vec::new(),
                 devices: Vec::new(),
                 update: None,
-                overrides: Vec::new(),
+                overrides,
                 reconcile: reconcile.to_vec(),
+                names: routing.names().0,
             }
         })
     })

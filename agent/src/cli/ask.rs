@@ -77,6 +77,14 @@ impl Agent {
         self.ask(Method::POST, path, Some(body)).await
     }
 
+    pub(super) async fn put(&self, path: &str, body: Value) -> Result<Value, AskError> {
+        self.ask(Method::PUT, path, Some(body)).await
+    }
+
+    pub(super) async fn delete(&self, path: &str, body: Value) -> Result<Value, AskError> {
+        self.ask(Method::DELETE, path, Some(body)).await
+    }
+
     async fn ask(&self, method: Method, path: &str, body: Option<Value>) -> Result<Value, AskError> {
         let answer = match data_dir::read_run(&self.data) {
             Ok(Some(run)) => self.ask_running(&run, method.clone(), path, body.as_ref()).await,

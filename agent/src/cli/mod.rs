@@ -2,6 +2,7 @@
 
 pub mod activate;
 mod ask;
+mod hosts;
 mod hwcheck;
 mod orders;
 mod resolve;
@@ -35,6 +36,11 @@ enum Command {
     Orders(orders::OrdersArgs),
     /// Where a service is now, and why
     Resolve(resolve::ResolveArgs),
+    /// Names of this device that point elsewhere for a while
+    Hosts(hosts::HostsArgs),
+    /// Serve one call that needs more rights than the agent has; started by the service manager
+    #[command(hide = true)]
+    Helper(hosts::HelperArgs),
     /// Check a configuration without starting
     CheckConfig(CheckArgs),
     /// Which serial ports this machine has, and how its disk syncs
@@ -97,6 +103,8 @@ impl Cli {
             Command::Status(args) => told(status::run(&Agent::find(&args.data), args.json).await),
             Command::Orders(args) => told(orders::run(&args).await),
             Command::Resolve(args) => told(resolve::run(&args).await),
+            Command::Hosts(args) => told(hosts::run(&args).await),
+            Command::Helper(args) => told(hosts::serve(&args)),
         }
     }
 }

@@ -51,6 +51,14 @@ fn show(answer: &Value, explain: bool) -> String {
         answer["table_version"],
         if answer["stale"] == true { ", stale" } else { "" }
     );
+    if let Some(dns) = answer.get("dns") {
+        let _ = write!(out, "found by   {} ({})", text(dns, "/answered_by"), text(dns, "/host"));
+        for link in dns["chain"].as_array().into_iter().flatten() {
+            let ms = link["ms"].as_u64().map(|ms| format!(" {ms} ms")).unwrap_or_default();
+            let _ = write!(out, " → {}{ms}", text(link, "/name"));
+        }
+        out.push('\n');
+    }
     if explain {
         for reason in answer["reason"].as_array().into_iter().flatten() {
             let (rule, result, detail) =

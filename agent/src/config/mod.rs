@@ -12,8 +12,8 @@ mod template;
 
 pub use commands::{CommandKey, CommandsSection};
 pub use sections::{
-    Compression, IdentitySection, LocalApiSection, LogsSection, OrdersSection, OriginMode, OriginSection,
-    OriginTls, RelaySection, RoutingSection,
+    Compression, DnsSection, HostsSection, IdentitySection, LocalApiSection, LogsSection, OrdersSection, OriginMode,
+    OriginSection, OriginTls, RelaySection, RoutingSection,
 };
 pub use single::{Meaning, SingleMethod, SingleSection, Status};
 pub use template::{Field, HeaderTemplate, PathTemplate, TemplateError, header_safe};
@@ -32,6 +32,8 @@ pub struct Config {
     pub identity: IdentitySection,
     /// The route table.
     pub routing: RoutingSection,
+    /// Who is asked for names.
+    pub dns: DnsSection,
     /// How origins are spoken to.
     pub origin: OriginSection,
     /// MQTT.
@@ -40,6 +42,8 @@ pub struct Config {
     pub commands: CommandsSection,
     /// The HTTP API on the device.
     pub local_api: LocalApiSection,
+    /// Names that are pointed elsewhere for a while.
+    pub hosts: HostsSection,
     /// The ledger and its dispatch.
     pub orders: OrdersSection,
     /// The agent's own logs.
@@ -103,12 +107,17 @@ impl Config {
         for path in self.routing.table.iter_mut().chain(tls.flatten()) {
             *path = base.join(&*path);
         }
+        let hosts = [&mut self.hosts.file, &mut self.hosts.helper];
+        for path in hosts.into_iter().filter(|path| !path.as_os_str().is_empty()) {
+            *path = base.join(&*path);
+        }
     }
 
     /// Rules that span values: the key that is wrong and why.
     fn check(&self) -> Result<(), (&'static str, String)> {
         self.identity.check()?;
         self.routing.check()?;
+        self.dns.check()?;
         self.origin.check()?;
         self.relay.check()?;
         self.commands.check()?;

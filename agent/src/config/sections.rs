@@ -7,7 +7,7 @@ use samovar_wire::route::Scheme;
 use samovar_wire::{Country, DeviceId, StoreId};
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// A key and what is wrong with its value.
 type Wrong = (&'static str, String);
@@ -89,6 +89,33 @@ impl RoutingSection {
         }
         within("routing.failback_after_s", self.failback_after_s, 0, 86_400)?;
         within("routing.failback_spread_s", self.failback_spread_s, 0, 3_600)
+    }
+}
+
+/// `[dns]`
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DnsSection {
+    /// Servers that are asked for the names of the route table instead of the system's resolver; empty asks the system
+    /// first and its servers next.
+    pub servers: Vec<String>,
+}
+
+impl DnsSection {
+    /// The servers.
+    #[must_use]
+    pub fn servers(&self) -> Vec<SocketAddr> {
+        self.servers.iter().filter_map(|text| crate::net::server(text)).collect()
+    }
+
+    pub(super) fn check(&self) -> Result<(), Wrong> {
+        match self.servers.iter().find(|text| crate::net::server(text).is_none()) {
+            Some(text) => {
+                Err(("dns.servers", format!("`{text}` is not an address, or an address and a port")))
+            }
+            None if self.servers.len() > 4 => Err(("dns.servers", "give at most 4".into())),
+            None => Ok(()),
+        }
     }
 }
 
@@ -252,6 +279,36 @@ pub struct LocalApiSection {
 impl Default for LocalApiSection {
     fn default() -> Self {
         Self { listen: ([127, 0, 0, 1], 7780).into(), names: Vec::new(), max_connections: 512 }
+    }
+}
+
+/// `[hosts]`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct HostsSection {
+    /// The hosts file that other programs read; empty leaves it alone.
+    pub file: PathBuf,
+    /// Socket of the helper that may write it, for an agent that may not; empty is none.
+    pub helper: PathBuf,
+}
+
+impl Default for HostsSection {
+    fn default() -> Self {
+        Self { file: "/etc/hosts".into(), helper: "/run/samovar/helper.sock".into() }
+    }
+}
+
+impl HostsSection {
+    /// The hosts file, if it is to be written.
+    #[must_use]
+    pub fn file(&self) -> Option<&Path> {
+        Some(self.file.as_path()).filter(|path| !path.as_os_str().is_empty())
+    }
+
+    /// The helper's socket, if there is one.
+    #[must_use]
+    pub fn helper(&self) -> Option<&Path> {
+        Some(self.helper.as_path()).filter(|path| !path.as_os_str().is_empty())
     }
 }
 

@@ -1,23 +1,24 @@
 //! One HTTP client for each way to an origin.
 //!
 //! A pool keyed by the domain alone would keep talking to the old origin after a switch, because the domain stays the
-//! same; so the key holds the origin, what is dialled and the identity in use. The cache is small and the least
+//! same; so the key holds the origin, what is dialled, the network the device is in and
+//! the identity in use. The cache is small and the least
 //! recently used client goes first: a client that is dropped closes its idle connections, requests under way keep
 //! theirs.
 
-use super::resolver::{Resolver, host_as_address};
-use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use super::dial::{Dialler, Dials, Given};
+use super::names::{Resolver, host_as_address};
 use rustls::ClientConfig;
 use samovar_wire::OriginId;
 use samovar_wire::route::{Decision, Endpoint, Scheme};
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::watch;
 
 /// Clients kept at one time: a few origins, a few domains, two generations while an identity is renewed.
 const CLIENTS_MAX: usize = 32;
-/// Longest wait for the system's resolver.
+/// Longest wait for a name.
 const RESOLVE_LIMIT: Duration = Duration::from_secs(2);
 /// How long an idle connection is kept: longer than the idle probes are apart, so that they need no new handshake.
 const IDLE_LIMIT: Duration = Duration::from_secs(90);
@@ -90,6 +91,8 @@ struct Key {
 #[derive(Debug)]
 struct Cached {
     key: Key,
+    /// The network that the device was in.
+    network: u64,
     /// Held so that "the same identity" is the same allocation.
     tls: Arc<ClientConfig>,
     client: reqwest::Client,
@@ -125,20 +128,24 @@ impl Clients {
             domain: decision.domain.clone(),
             endpoint: decision.endpoint.clone(),
         };
+        let resolver = &self.0.resolver;
+        let network = resolver.generation();
         // A panic while the cache was held cannot leave it half changed.
         let mut cache = self.0.cache.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = cache.iter().position(|cached| cached.key == key && Arc::ptr_eq(&cached.tls, &tls));
+        cache.retain(|cached| cached.network == network);
+        let same = |cached: &Cached| cached.network == network && Arc::ptr_eq(&cached.tls, &tls);
+        let known = cache.iter().position(|cached| cached.key == key && same(cached));
         if let Some(at) = known {
             cache[at..].rotate_left(1);
             return Ok(cache[cache.len() - 1].client.clone());
         }
         let client = self.build(&key, &tls)?;
-        // The same way with the identity of before is never used again.
+        // The same way with the identity of before is not used again.
         cache.retain(|cached| cached.key != key);
         if cache.len() >= CLIENTS_MAX {
             cache.remove(0);
         }
-        cache.push(Cached { key, tls, client: client.clone() });
+        cache.push(Cached { key, network, tls, client: client.clone() });
         Ok(client)
     }
 
@@ -149,20 +156,23 @@ impl Clients {
         }
     }
 
-    fn build(&self, key: &Key, tls: &ClientConfig) -> Result<reqwest::Client, NetError> {
+    fn build(&self, key: &Key, tls: &Arc<ClientConfig>) -> Result<reqwest::Client, NetError> {
         let settings = self.0.settings;
         self.check_literal_domain(key)?;
-        let dial = Dial {
+        let dialler = Dialler {
             resolver: self.0.resolver.clone(),
+            domain: key.domain.clone(),
             endpoint: key.endpoint.clone(),
-            loopback_only: settings.scheme == Scheme::Http,
+            scheme: settings.scheme,
+            tls: Arc::clone(tls),
             // Names may take half of the time to connect, so that a dead resolver leaves time to dial.
             limit: RESOLVE_LIMIT.min(settings.connect_timeout / 2),
         };
         reqwest::Client::builder()
-            .tls_backend_preconfigured(tls.clone())
+            .tls_backend_preconfigured(ClientConfig::clone(tls))
             .https_only(settings.scheme == Scheme::Https)
-            .dns_resolver(Arc::new(dial))
+            .dns_resolver(Arc::new(Given))
+            .connector_layer(Dials(Arc::new(dialler)))
             .connect_timeout(settings.connect_timeout)
             .timeout(settings.request_timeout)
             .pool_idle_timeout(IDLE_LIMIT)
@@ -195,46 +205,20 @@ impl Clients {
 }
 
 /// For plain HTTP: reqwest would otherwise ask the process for a crypto provider and the system for its authorities.
-static TRUSTS_NOBODY: LazyLock<Arc<ClientConfig>> = LazyLock::new(|| {
+static TRUSTS_NOBODY: LazyLock<Arc<ClientConfig>> =
+    LazyLock::new(|| Arc::new(tls_with(rustls::RootCertStore::empty())));
+
+/// A TLS configuration that believes these authorities and shows no certificate.
+pub(super) fn tls_with(roots: rustls::RootCertStore) -> ClientConfig {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .expect("ring serves the default protocol versions: both are compiled in");
-    Arc::new(builder.with_root_certificates(rustls::RootCertStore::empty()).with_no_client_auth())
-});
+    builder.with_root_certificates(roots).with_no_client_auth()
+}
 
 fn loopback(address: IpAddr) -> Result<(), NetError> {
     if address.is_loopback() { Ok(()) } else { Err(NetError::NotLoopback { address }) }
-}
-
-/// Dials one endpoint, whatever the URL calls it.
-struct Dial {
-    resolver: Resolver,
-    endpoint: Endpoint,
-    loopback_only: bool,
-    limit: Duration,
-}
-
-impl Resolve for Dial {
-    fn resolve(&self, _domain: Name) -> Resolving {
-        let (resolver, endpoint) = (self.resolver.clone(), self.endpoint.clone());
-        let (loopback_only, limit) = (self.loopback_only, self.limit);
-        Box::pin(async move {
-            let found = resolver.find(&endpoint.host, &endpoint.addresses, limit).await?;
-            let addresses = if loopback_only { only_loopback(found.addresses)? } else { found.addresses };
-            let port = endpoint.port;
-            let sockets = addresses.into_iter().map(move |address| SocketAddr::new(address, port));
-            Ok(Box::new(sockets) as Addrs)
-        })
-    }
-}
-
-fn only_loopback(addresses: Vec<IpAddr>) -> Result<Vec<IpAddr>, NetError> {
-    let (inside, outside): (Vec<_>, Vec<_>) = addresses.into_iter().partition(IpAddr::is_loopback);
-    match outside.first() {
-        Some(address) if inside.is_empty() => Err(NetError::NotLoopback { address: *address }),
-        _ => Ok(inside),
-    }
 }
 
 #[cfg(test)]

@@ -2,24 +2,28 @@
 //!
 //! ```text
 //! Decision ──► Clients::client ──► reqwest::Client      URL, TLS name and Host: the decision's domain
-//!                                     └─ Resolver ──►   dialled: the endpoint's host, the table's addresses last
+//!                                     └─ dial ──► names ──► race   dialled: the endpoint's host, the table's addresses last
 //! ```
 //!
 //! Promises: every client has its time-outs, follows no redirect, knows no proxy, speaks HTTP/1.1 and trusts only
 //! the authorities it was given; plain HTTP reaches loopback addresses only; a dead resolver costs a bounded wait and
-//! then the last address that worked, or the table's own, is used. Absent on purpose: retries (that is the
+//! then the last address that worked, or the table's own, is used (`names`). Absent on purpose: retries (that is the
 //! dispatcher's decision) and anything about orders. `line` tells when the device's network changes,
 //! `link` what can be seen of one that is down.
 
 mod body;
 mod clients;
+mod dial;
 pub mod line;
 pub mod link;
-mod resolver;
+mod names;
+mod overrides;
+mod race;
 
 pub use body::{BodyError, read_limited};
 pub use clients::{ClientSettings, Clients, NetError, TlsSource};
-pub use resolver::{Found, LookupError, Resolver};
+pub use names::{By, Found, LookupError, NamesSettings, Resolver, Wanted, server};
+pub use overrides::{OverrideSource, Overrides, Pointed};
 
 use std::error::Error;
 

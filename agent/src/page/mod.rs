@@ -14,7 +14,8 @@ mod tests {
         let served = concat!(
             include_str!("api.rs"),
             include_str!("../orders/intake.rs"),
-            include_str!("../orders/reconcile/api.rs")
+            include_str!("../orders/reconcile/api.rs"),
+            include_str!("../hosts/api.rs")
         );
         for (method, path) in openapi::operations() {
             let route = served.lines().find(|line| line.contains(&format!(".route(\"{path}\"")));

@@ -132,7 +132,7 @@ const OPERATIONS: &[Operation] = &[
             ("class", false, "device class"),
         ],
         answers: &[
-            ("200", "domain, base_url, origin, addresses, reason"),
+            ("200", "domain, base_url, origin, addresses, reason; dns says who gave the addresses"),
             ("404", "residency leaves no origin"),
             ("503", "no route table"),
         ],
@@ -142,6 +142,37 @@ const OPERATIONS: &[Operation] = &[
         path: "/v1/status",
         summary: "What the device says of itself",
         answers: &[("200", "the status")],
+        ..READ
+    },
+    Operation {
+        path: "/v1/hosts",
+        summary: "Names that point elsewhere for a while: by whom, why, until when, and whether it takes effect",
+        answers: &[("200", "overrides, hosts_file")],
+        ..READ
+    },
+    Operation {
+        method: "put",
+        path: "/v1/hosts/{name}",
+        summary: "Point a name of the route table at another address; tried before, proven afterwards",
+        body: Some("{ address, reason, ticket?, ttl_s (1 to 259200, 14400 if absent), owner?, force? }"),
+        answers: &[
+            ("200", "the override, with effective and why"),
+            ("401", "no token"),
+            ("403", "the name is protected, or the route table forbids it"),
+            ("404", "not a name of the route table"),
+            ("409", "a line of the hosts file is in the way, or there are 20 already"),
+            ("422", "a field is wrong, or the address does not prove that it is the name"),
+            ("503", "no route table, or the override cannot be kept"),
+        ],
+        token: true,
+        ..READ
+    },
+    Operation {
+        method: "delete",
+        path: "/v1/hosts/{name}",
+        summary: "End an override",
+        answers: &[("200", "cleared"), ("401", "no token"), ("404", "there is none")],
+        token: true,
         ..READ
     },
     Operation { path: "/healthz", summary: "The process is alive", answers: &[("200", "alive")], ..READ },
@@ -197,8 +228,9 @@ pub fn document() -> String {
 }
 
 fn describe(operation: &Operation) -> Value {
-    let in_path =
-        operation.path.contains("{order}").then(|| parameter("order", "path", true, "id or order number"));
+    let in_path = [("{order}", "order", "id or order number"), ("{name}", "name", "exact name")];
+    let in_path = in_path.into_iter().filter(|(part, ..)| operation.path.contains(part));
+    let in_path = in_path.map(|(_, name, what)| parameter(name, "path", true, what));
     let parameters: Vec<Value> = operation
         .query
         .iter()

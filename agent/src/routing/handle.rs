@@ -3,14 +3,15 @@
 
 use super::health::{Outcome, Probed};
 use super::keeper::{TableRefused, Taken};
-use super::probe;
+use super::pointed;
+use super::probe::{self, Tried};
 use super::view::{Ask, InForce, RouteError, View};
 use crate::clock::{mono, trusted_wall};
-use crate::net::{Clients, NetError};
+use crate::net::{By, Clients, Found, NetError};
 use samovar_wire::encoding::hex;
 use samovar_wire::ids::DeviceClass;
 use samovar_wire::route::{Decision, Reason, Table};
-use samovar_wire::status::{Line, OriginState, RouteTableState};
+use samovar_wire::status::{ChainLink, Line, NameState, OriginState, RouteTableState};
 use samovar_wire::{Country, OriginId, ServiceName};
 use serde::Serialize;
 use std::net::IpAddr;
@@ -22,6 +23,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 const OFFER_LIMIT: Duration = Duration::from_secs(10);
 /// Longest wait for an origin to say that it is healthy.
 const GREET_LIMIT: Duration = Duration::from_secs(4);
+/// Longest wait for the loop to follow an override.
+const FOLLOW_LIMIT: Duration = Duration::from_secs(2);
 /// Longest wait for names in [`Routing::resolve`]: it answers local software that waits.
 const RESOLVE_LIMIT: Duration = Duration::from_millis(800);
 
@@ -98,6 +101,20 @@ pub struct Resolution {
     pub stale: bool,
     /// How long the answer may be used.
     pub valid_for_s: u64,
+    /// How the addresses were found; absent when there are none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dns: Option<ResolvedBy>,
+}
+
+/// Where addresses come from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ResolvedBy {
+    /// The host of the endpoint, which is what was looked up.
+    pub host: String,
+    /// Who gave the first address.
+    pub answered_by: By,
+    /// The names that the host stands for, each with the milliseconds it cost when last measured.
+    pub chain: Vec<ChainLink>,
 }
 
 impl Routing {
@@ -135,6 +152,27 @@ impl Routing {
         let probing = probe::probe(self.clients.clone(), decision);
         let found = tokio::time::timeout(GREET_LIMIT, probing).await;
         found.is_ok_and(|found| found.probed == Probed::Sent(Outcome::Answered))
+    }
+
+    /// One request to a name of the table at another address, with the TLS name and the identity of the way that
+    /// requests to it take.
+    pub async fn try_at(&self, name: &str, address: IpAddr) -> Tried {
+        let way = self.view.borrow().way_to(name, self.clients.settings().scheme);
+        match way {
+            Some(way) => probe::try_way(&self.clients, &pointed::at(way, address)).await,
+            None => Tried::NotReached(format!("nothing goes to {name} by the route table in force")),
+        }
+    }
+
+    /// The same by the way that requests to the name take now, once an override to this address is followed.
+    pub async fn try_through(&self, name: &str, address: IpAddr) -> Tried {
+        let mut view = self.view.clone();
+        let follows =
+            |view: &Arc<View>| view.overrides.get(name).is_some_and(|found| found.address == address);
+        if !matches!(tokio::time::timeout(FOLLOW_LIMIT, view.wait_for(follows)).await, Ok(Ok(_))) {
+            return Tried::NotReached("the agent's own requests do not follow the override".into());
+        }
+        self.try_at(name, address).await
     }
 
     /// Tells how an origin behaved. Never waits: when the loop is behind, this report is dropped, and the probes and
@@ -201,6 +239,13 @@ impl Routing {
         Snapshot { route_table, origins, line: view.line, table: view.in_force.clone() }
     }
 
+    /// The names in use, for the report; and when they change.
+    #[must_use]
+    pub fn names(&self) -> (Vec<NameState>, watch::Receiver<u64>) {
+        let resolver = self.clients.resolver();
+        (resolver.states(), resolver.changed())
+    }
+
     /// Where a service is now, with addresses looked up within a short deadline.
     ///
     /// # Errors
@@ -216,10 +261,17 @@ impl Routing {
         let decision = view.choose(&ask, self.clients.settings().scheme, trusted_wall())?;
         let in_force =
             view.in_force.as_deref().ok_or_else(|| RouteError::NoTable { why: view.missing.clone() })?;
-        let endpoint = &decision.endpoint;
-        let found = self.clients.resolver().find(&endpoint.host, &endpoint.addresses, RESOLVE_LIMIT).await;
+        let found = self.clients.resolver().find(&probe::wanted(&decision), RESOLVE_LIMIT).await.ok();
+        let stale = in_force.last_good || found.as_ref().is_some_and(Found::is_stale);
+        let life = found.as_ref().map_or(Duration::ZERO, |found| found.valid_for);
+        let host = decision.endpoint.host.clone();
         // Without any address the answer still names the domain: the asker's own resolver may know it.
-        let (addresses, stale) = found.map(|found| (found.addresses, found.stale)).unwrap_or_default();
+        let (addresses, dns) = match found {
+            Some(Found { addresses, by, chain, .. }) => {
+                (addresses, Some(ResolvedBy { host, answered_by: by, chain }))
+            }
+            None => (Vec::new(), None),
+        };
         Ok(Resolution {
             service: service.clone(),
             domain: decision.domain,
@@ -228,8 +280,9 @@ impl Routing {
             addresses,
             reason: decision.reason,
             table_version: in_force.table.version,
-            stale: stale || in_force.last_good,
-            valid_for_s: in_force.table.refresh_after_s,
+            stale,
+            valid_for_s: in_force.table.refresh_after_s.min(life.as_secs().max(1)),
+            dns,
         })
     }
 }

@@ -16,13 +16,14 @@
 //! Promises: an unverified table never routes; a refused one changes nothing; a request never leaves its residency; a
 //! store whose own line is down never fails over; asking never waits for the network, but for
 //! [`Routing::resolve`], which has a deadline. Routing alone raises and clears `route-table-*`, `line-down`,
-//! `origin-unreachable` and `not-the-origin`; other flows report what they met. Absent on purpose: orders, host
-//! overrides, and any knowledge of what is sent.
+//! `origin-unreachable` and `not-the-origin`; other flows report what they met. Host overrides come in from outside and are
+//! followed (`pointed.rs`). Absent on purpose: orders, and any knowledge of what is sent.
 
 mod handle;
 mod health;
 mod keeper;
 mod nearest;
+mod pointed;
 mod probe;
 mod reference;
 mod run;
@@ -32,9 +33,10 @@ mod verdict;
 mod view;
 mod watched;
 
-pub use handle::{OfferError, Resolution, Routing, Snapshot};
+pub use handle::{OfferError, Resolution, ResolvedBy, Routing, Snapshot};
 pub use health::{HealthSettings, Outcome};
 pub use keeper::{TableRefused, Taken, Trust};
+pub use probe::Tried;
 pub use run::{Membership, RoutingSettings, Runner, Setup, start};
 pub use view::{Ask, InForce, RouteError};
 

@@ -3,7 +3,7 @@
 
 use super::health::{Outcome, Probed};
 use crate::clock::mono;
-use crate::net::{Clients, explain};
+use crate::net::{Clients, Wanted, explain};
 use futures_util::future::{FutureExt, select_ok};
 use http::StatusCode;
 use samovar_wire::OriginId;
@@ -48,16 +48,16 @@ pub(super) async fn probe(clients: Clients, way: Decision) -> Found {
 /// Whether any address of the endpoint takes a connection. Names are asked for only when no address is known: while the
 /// line is down nobody answers for names either, and hanging look-ups would pile up.
 pub(super) async fn knock(clients: &Clients, way: &Decision) -> bool {
-    let (resolver, endpoint) = (clients.resolver(), &way.endpoint);
-    let mut addresses = resolver.known(&endpoint.host, &endpoint.addresses);
+    let (resolver, wanted) = (clients.resolver(), wanted(way));
+    let mut addresses = resolver.known(&wanted);
     if addresses.is_empty() {
-        let found = resolver.find(&endpoint.host, &[], KNOCK_RESOLVE_LIMIT).await;
+        let found = resolver.find(&wanted, KNOCK_RESOLVE_LIMIT).await;
         addresses = found.map(|found| found.addresses).unwrap_or_default();
     }
     if clients.settings().scheme == Scheme::Http {
         addresses.retain(std::net::IpAddr::is_loopback);
     }
-    let port = endpoint.port;
+    let port = way.endpoint.port;
     let knocks: Vec<_> =
         addresses.into_iter().map(|address| TcpStream::connect((address, port)).boxed()).collect();
     if knocks.is_empty() {
@@ -66,16 +66,54 @@ pub(super) async fn knock(clients: &Clients, way: &Decision) -> bool {
     matches!(tokio::time::timeout(KNOCK_LIMIT, select_ok(knocks)).await, Ok(Ok(_)))
 }
 
+/// What became of a request that only asks whether anything answers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Tried {
+    /// The origin did.
+    Answered,
+    /// Something did that is or says something else.
+    Else(String),
+    /// Nothing did, or it did not prove that it is the name.
+    NotReached(String),
+}
+
+/// One request by a way, whatever is known of the origin's health.
+pub(super) async fn try_way(clients: &Clients, way: &Decision) -> Tried {
+    let client = match clients.client(way) {
+        Ok(client) => client,
+        Err(error) => return Tried::NotReached(explain(&error)),
+    };
+    let sent = client.get(format!("{}/.samovar/health", way.base_url)).send().await;
+    match sent {
+        Err(error) => Tried::NotReached(explain(&error.without_url())),
+        Ok(response) => {
+            let name = response.headers().get(ORIGIN_HEADER).map(http::HeaderValue::as_bytes);
+            match judge(response.status(), name, &way.origin, clients.settings().named) {
+                Outcome::Answered => Tried::Answered,
+                Outcome::Failed(what) | Outcome::NotTheOrigin(what) => Tried::Else(what),
+            }
+        }
+    }
+}
+
+/// What the names are asked for.
+pub(super) fn wanted(way: &Decision) -> Wanted<'_> {
+    Wanted { domain: &way.domain, host: &way.endpoint.host, listed: &way.endpoint.addresses }
+}
+
 async fn ask(clients: &Clients, client: &reqwest::Client, way: &Decision) -> Outcome {
+    let (resolver, host) = (clients.resolver(), &way.endpoint.host);
+    let began = mono();
     let sent = client.get(format!("{}/.samovar/health", way.base_url)).send().await;
     let response = match sent {
         Ok(response) => response,
         Err(error) => return Outcome::Failed(explain(&error.without_url())),
     };
+    resolver.request_took(host, mono().after(began));
     let name = response.headers().get(ORIGIN_HEADER).map(http::HeaderValue::as_bytes);
     let outcome = judge(response.status(), name, &way.origin, clients.settings().named);
     if let (Outcome::Answered, Some(address)) = (&outcome, response.remote_addr()) {
-        clients.resolver().remember(&way.endpoint.host, address.ip());
+        resolver.remember(host, address.ip());
     }
     outcome
 }
@@ -137,5 +175,79 @@ mod tests {
             assert!(matches!(judged(status, name), Outcome::NotTheOrigin(_)), "{status} {name:?}");
         }
         assert!(matches!(judged(503, None), Outcome::Failed(_)));
+    }
+
+    /// A TLS server for one name that answers as `us-west` and tells the names it was asked for; and who believes it.
+    async fn tls_server(name: &str) -> (u16, tokio::sync::mpsc::Receiver<String>, rustls::ClientConfig) {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let made = rcgen::generate_simple_self_signed(vec![name.to_owned()]).unwrap();
+        let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
+        let key = rustls::pki_types::PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+        let server = rustls::ServerConfig::builder_with_provider(std::sync::Arc::clone(&provider))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![made.cert.der().clone()], key)
+            .unwrap();
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(made.cert.der().clone()).unwrap();
+        let client = rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let (asked, names) = tokio::sync::mpsc::channel(8);
+        let acceptor = tokio_rustls::TlsAcceptor::from(std::sync::Arc::new(server));
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let Ok(mut tls) = acceptor.accept(stream).await else { continue };
+                let _ = asked.send(tls.get_ref().1.server_name().unwrap_or_default().to_owned()).await;
+                let mut request = [0_u8; 1024];
+                let _ = tls.read(&mut request).await;
+                let answer =
+                    b"HTTP/1.1 204 No Content\r\nSamovar-Origin: us-west\r\nConnection: close\r\n\r\n";
+                let _ = tls.write_all(answer).await;
+                let _ = tls.shutdown().await;
+            }
+        });
+        (port, names, client)
+    }
+
+    fn pointed(domain: &str, port: u16) -> Decision {
+        let way = Decision {
+            domain: domain.into(),
+            base_url: format!("https://{domain}:{port}"),
+            origin: "us-west".parse().unwrap(),
+            endpoint: samovar_wire::route::Endpoint {
+                host: "usw.store.test".into(),
+                port,
+                addresses: Vec::new(),
+                basis_points: None,
+            },
+            rule: samovar_wire::route::Rule::Fallback,
+            candidates: Vec::new(),
+            reason: Vec::new(),
+        };
+        super::super::pointed::at(way, "127.0.0.1".parse().unwrap())
+    }
+
+    #[tokio::test]
+    async fn another_address_must_prove_that_it_is_the_name() {
+        let (port, mut names, config) = tls_server("us.store.test").await;
+        let (_keep, tls) = tokio::sync::watch::channel(Some(std::sync::Arc::new(config)));
+        let settings = crate::net::ClientSettings {
+            scheme: Scheme::Https,
+            connect_timeout: Duration::from_secs(5),
+            request_timeout: Duration::from_secs(5),
+            named: true,
+        };
+        let clients = Clients::new(settings, tls, crate::net::Resolver::default());
+        assert_eq!(try_way(&clients, &pointed("us.store.test", port)).await, Tried::Answered);
+        assert_eq!(names.recv().await.as_deref(), Some("us.store.test"));
+        let wrong = try_way(&clients, &pointed("jp.store.test", port)).await;
+        let Tried::NotReached(why) = wrong else { panic!("{wrong:?}") };
+        assert!(why.contains("certificate"), "{why}");
     }
 }

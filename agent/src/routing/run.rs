@@ -4,6 +4,7 @@ use super::handle::{Event, Routing};
 use super::health::{HealthSettings, Origins, Reference};
 use super::keeper::{Keeper, Trust};
 use super::nearest::Nearest;
+use super::pointed;
 use super::probe::{Found, probe};
 use super::reference;
 use super::targets::{candidates, targets};
@@ -11,7 +12,11 @@ use super::verdict;
 use super::view::View;
 use crate::clock::{Mono, instant, mono, trusted_wall, wall};
 use crate::heartbeat::Heartbeat;
+<<<<<<< HEAD
 use crate::net::{ClientSettings, Clients, Resolver, TlsSource, link};
+=======
+use crate::net::{ClientSettings, Clients, OverrideSource, Resolver, TlsSource};
+>>>>>>> main
 use crate::status::Board;
 use crate::store::StoreError;
 use futures_util::future::{BoxFuture, FutureExt, join_all, pending};
@@ -48,8 +53,12 @@ pub struct Setup {
     pub membership: watch::Receiver<Membership>,
     /// The TLS identity; may change while running.
     pub tls: TlsSource,
+    /// Names that somebody points elsewhere; may change while running.
+    pub overrides: OverrideSource,
     /// How origins are spoken to.
     pub clients: ClientSettings,
+    /// How their names are found; obeys the table in force.
+    pub resolver: Resolver,
     /// Where conditions go.
     pub board: Board,
     /// Intervals.
@@ -100,7 +109,7 @@ pub struct Runner {
 pub fn start(setup: Setup) -> Result<(Routing, Runner), StoreError> {
     let trust = setup.membership.borrow().trust.clone();
     let keeper = Keeper::open(&setup.data, setup.table.as_deref(), trust, trusted_wall())?;
-    let resolver = Resolver::default();
+    let resolver = setup.resolver.clone();
     let probe_settings = ClientSettings {
         connect_timeout: setup.settings.probe_connect,
         request_timeout: setup.settings.probe_total,
@@ -153,6 +162,8 @@ impl Runner {
                 Some(event) = self.inbox.recv() => self.take(event),
                 () = change(&mut self.setup.membership) => self.join(),
                 () = change(&mut self.setup.tls) => self.origins.hurry(mono()),
+                // What answers at the new address is worth knowing at once.
+                () = change(&mut self.setup.overrides) => self.origins.hurry(mono()),
             }
             heartbeat.beat();
             self.settle();
@@ -222,13 +233,19 @@ impl Runner {
         let before = Arc::clone(&self.view.borrow());
         let identity = self.setup.membership.borrow().identity.clone();
         let in_force = self.keeper.in_force().cloned();
-        if before.in_force != in_force || before.identity != identity {
+        let overrides = self.setup.overrides.borrow_and_update().clone();
+        if before.in_force != in_force || before.identity != identity || before.overrides != overrides {
             let scheme = self.setup.clients.scheme;
             let known = in_force.as_deref().zip(identity.as_ref());
             self.targets = known
                 .map(|(in_force, identity)| targets(&in_force.table, identity, scheme))
                 .unwrap_or_default();
+            let follow = |(origin, way)| (origin, pointed::follow(&overrides, way));
+            self.targets = std::mem::take(&mut self.targets).into_iter().map(follow).collect();
             self.origins.watch(&self.targets.keys().cloned().collect(), mono());
+            if let Some(in_force) = &in_force {
+                self.setup.resolver.obey(&in_force.table.dns);
+            }
         }
         let mut view = View {
             identity,
@@ -239,6 +256,7 @@ impl Runner {
             line: self.origins.line(),
             line_detail: self.line_detail(),
             nearest: self.nearest.nearest().cloned(),
+            overrides,
         };
         view.date(&before, wall());
         self.publish(&before, view);

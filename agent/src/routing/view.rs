@@ -2,6 +2,8 @@
 //! anything changed, and everybody who asks reads the last one.
 
 use super::health::Seen;
+use super::pointed::follow;
+use crate::net::Overrides;
 use samovar_wire::ids::DeviceClass;
 use samovar_wire::route::{self, Decision, Facts, NoRoute, Query, Reason, Rule, RuleResult, Scheme, Table};
 use samovar_wire::status::{Health, Identity, Line};
@@ -74,6 +76,8 @@ pub(super) struct View {
     /// What is known of a line that is down, in words; may be empty.
     pub(super) line_detail: String,
     pub(super) nearest: Option<OriginId>,
+    /// Names that somebody points elsewhere.
+    pub(super) overrides: Overrides,
 }
 
 impl View {
@@ -91,6 +95,12 @@ impl View {
             |origin: &OriginId| if self.returns(origin) { Health::Down } else { self.health(origin) };
         let facts = |health| Facts { now, health, nearest: self.nearest.as_ref(), scheme };
         let decision = route::choose(&in_force.table, &query, &facts(&settled))?;
+        if self.is_pointed(&decision) {
+            // Whoever points a name elsewhere must see what happens there.
+            let whatever = |_: &OriginId| Health::Unknown;
+            let decision = route::choose(&in_force.table, &query, &facts(&whatever))?;
+            return Ok(in_force.told(follow(&self.overrides, decision)));
+        }
         let own = decision.candidates.first().map(|first| first.origin.clone());
         let moved = own.as_ref().filter(|own| **own != decision.origin);
         let decision = match moved {
@@ -103,7 +113,7 @@ impl View {
             }
             _ => decision,
         };
-        Ok(in_force.told(self.told_of_return(decision)))
+        Ok(in_force.told(follow(&self.overrides, self.told_of_return(decision))))
     }
 
     /// Says of an origin that has come back why it is used already, or not yet.
@@ -141,7 +151,7 @@ impl View {
         let (in_force, query) = self.query(ask)?;
         let health = |origin: &OriginId| self.health(origin);
         let facts = Facts { now, health: &health, nearest: self.nearest.as_ref(), scheme };
-        Ok(in_force.told(route::bound(&in_force.table, &query, &facts, origin)?))
+        Ok(in_force.told(follow(&self.overrides, route::bound(&in_force.table, &query, &facts, origin)?)))
     }
 
     fn query<'a>(&'a self, ask: &Ask<'a>) -> Result<(&'a InForce, Query<'a>), RouteError> {

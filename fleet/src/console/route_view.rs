@@ -314,5 +314,6 @@ const fn rule(words: &'static Words, rule: Rule) -> &'static str {
         Rule::Residency => words.rule_residency,
         Rule::Health => words.rule_health,
         Rule::Bound => words.rule_bound,
+        Rule::Override => words.rule_override,
     }
 }

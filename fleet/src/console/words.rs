@@ -191,6 +191,7 @@ words! {
     rule_store_pin: "store pin", "门店固定";
     rule_split: "split", "分流";
     rule_fallback: "fallback", "兜底";
+    rule_override: "host override", "主机覆盖";
     rule_last_good: "last good", "上次有效";
     rule_compiled_in: "compiled in", "内置";
     rule_residency: "residency", "数据驻留";

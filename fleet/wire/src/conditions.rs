@@ -213,6 +213,18 @@ conditions! {
     OriginDoesNotReconcile = "origin-does-not-reconcile", Info, None, 0,
         staff { "Nothing to do here; orders are sent as usual.", "门店无需处理；订单照常发送。" },
         technician { "The origin does not answer the comparison of orders: nothing is sent again, and bodies of old orders are kept for longer or go unconfirmed: see why.", "源站不响应订单核对：不会重新发送订单，旧订单内容将延长保留或未经确认即清除：请查看原因。" };
+    /// A name points elsewhere by hand.
+    OverrideActive = "override-active", Info, None, 0,
+        staff { "A technician is testing this device. Nothing to do.", "技术人员正在测试本机。无需处理。" },
+        technician { "A name of this device points elsewhere by hand and for a while: see who, why and until when.", "本机有域名被人工临时指向其他地址：请查看由谁设置、原因和到期时间。" };
+    /// An override does not do what it should.
+    OverrideNotEffective = "override-not-effective", Warning, None, 0,
+        staff { "A technician is testing this device, and the test does not work yet. Nothing to do.", "技术人员正在测试本机，测试尚未生效。无需处理。" },
+        technician { "A host override does not take effect: see why, then correct or clear it.", "域名改向未生效：请查看原因，然后更正或清除。" };
+    /// The hosts file is not as the overrides want it.
+    HostsFileConflict = "hosts-file-conflict", Warning, None, 0,
+        staff { "Nothing to do here; head office has been told.", "门店无需处理；总部已收到通知。" },
+        technician { "The hosts file has lines that contradict a host override, or another program changes ours, or ours cannot be taken out: see which.", "hosts 文件中有与域名改向冲突的行，或其他程序改动了我们的行，或我们的行无法移除：请查看详情。" };
     /// A small file was damaged and set aside.
     FileSetAside = "file-set-aside", Warning, None, 0,
         staff { "Nothing to do here; head office has been told.", "门店无需处理；总部已收到通知。" },

@@ -52,6 +52,51 @@ pub struct DeviceState {
     /// What comparing orders with each origin came to.
     #[serde(default)]
     pub reconcile: Vec<ReconcileState>,
+    /// The names that origins are dialled by.
+    #[serde(default)]
+    pub names: Vec<NameState>,
+}
+
+/// How one name of the route table is found, and how long that and requests to it take.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct NameState {
+    /// The host of an endpoint.
+    pub name: String,
+    /// Who gave the addresses in use: `system`, `direct`, `doh`, `stale`, `table` or `unconfirmed`.
+    pub answered_by: String,
+    /// The names it stands for, one after the other; empty also when nobody has said so yet.
+    #[serde(default)]
+    pub chain: Vec<ChainLink>,
+    /// Time to find its addresses, over the last five minutes in which they were sought.
+    #[serde(default)]
+    pub dns_ms: Option<Percentiles>,
+    /// Time from a request to the head of its answer, over the last five minutes in which there were any.
+    #[serde(default)]
+    pub request_ms: Option<Percentiles>,
+}
+
+/// One name that another stands for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct ChainLink {
+    /// The name.
+    pub name: String,
+    /// What this link alone cost when it was last measured, in milliseconds.
+    #[serde(default)]
+    pub ms: Option<u32>,
+}
+
+/// How long something takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Percentiles {
+    /// Half took no longer, in milliseconds.
+    pub p50_ms: u32,
+    /// Nineteen of twenty took no longer, in milliseconds.
+    pub p95_ms: u32,
+    /// How many there were.
+    pub count: u32,
 }
 
 /// How the orders that an origin has settled compare with what it has now.

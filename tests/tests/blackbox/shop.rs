@@ -35,8 +35,10 @@ pub(crate) async fn shop_with(more: impl FnOnce(Setup) -> Setup) -> Result<Shop>
 pub(crate) async fn shop_with_two_origins() -> Result<(Agent, Origin, Origin, TableBuilder)> {
     let (a, b) = (Origin::start("us-west").await?, Origin::start("apac").await?);
     let table = TableBuilder::new()?.origin("us-west", a.address()).origin("apac", b.address());
-    let agent = Agent::setup().table(&table).set("origin.request_timeout_ms=1500").start().await?;
-    Ok((agent, a, b, table))
+    let setup = Agent::setup().table(&table).set("origin.request_timeout_ms=1500");
+    // An origin that comes back is used again soon; how long it must prove itself is told in the routing's own tests.
+    let quick = setup.set("routing.failback_after_s=1").set("routing.failback_spread_s=0");
+    Ok((quick.start().await?, a, b, table))
 }
 
 /// A sale.

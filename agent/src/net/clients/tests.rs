@@ -239,3 +239,55 @@ async fn over_tls_the_domain_is_what_must_be_proven_wherever_it_is_dialled() {
     let plain = Decision { base_url: format!("http://us.store.test:{port}"), ..secure("us.store.test") };
     assert!(fetch(&clients, &plain, "/").await.is_err(), "a client for TLS sends nothing in the open");
 }
+
+#[tokio::test]
+async fn an_address_that_takes_connections_and_then_says_nothing_loses_and_is_not_tried_again() {
+    let (roots, port, mut asked_for) = tls_server("us.store.test").await;
+    // What a hole in the path looks like: connections are taken, and no handshake gets through.
+    let hole = tokio::net::TcpListener::bind(("127.0.0.2", port)).await.unwrap();
+    let fallen_in = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&fallen_in);
+    tokio::spawn(async move {
+        let mut kept = Vec::new();
+        while let Ok((stream, _)) = hole.accept().await {
+            counted.fetch_add(1, Ordering::SeqCst);
+            kept.push(stream);
+        }
+    });
+    let (clients, _tls) = clients(Scheme::Https, Some(Arc::new(tls_with(roots))));
+    let way = Decision {
+        base_url: format!("https://us.store.test:{port}"),
+        ..way("us.store.test", "127.0.0.2", port, &["127.0.0.1"])
+    };
+    for _ in 0..2 {
+        let answer = fetch(&clients, &way, "/").await.unwrap();
+        assert_eq!(answer.remote_addr().unwrap().ip().to_string(), "127.0.0.1");
+    }
+    assert_eq!(fallen_in.load(Ordering::SeqCst), 1, "the winner of the race is dialled from then on");
+    for _ in 0..3 {
+        asked_for.recv().await.unwrap();
+    }
+    assert!(asked_for.try_recv().is_err(), "one handshake for the race, one for each connection");
+}
+
+#[tokio::test]
+async fn in_another_network_no_connection_of_the_old_one_is_used() {
+    let port = server().await;
+    let (clients, _tls) = clients(Scheme::Http, None);
+    let way = way("us.store.test", "127.0.0.1", port, &[]);
+    let local = async || {
+        let answer = fetch(&clients, &way, "/host").await.unwrap();
+        assert_eq!(answer.status(), 200);
+        clients.0.cache.lock().unwrap()[0].network
+    };
+    let before = local().await;
+    assert_eq!(local().await, before);
+    clients.client(&Decision { origin: "apac".parse().unwrap(), ..way.clone() }).unwrap();
+    clients.resolver().enter_another_network();
+    assert_eq!(local().await, before + 1);
+    assert_eq!(
+        clients.0.cache.lock().unwrap().len(),
+        1,
+        "all clients of before are gone, and their connections"
+    );
+}

@@ -91,6 +91,8 @@ pub enum Rule {
     Health,
     /// The order was bound to an origin before.
     Bound,
+    /// Somebody pointed the name at another address, by hand and for a while.
+    Override,
 }
 
 /// What became of one rule.

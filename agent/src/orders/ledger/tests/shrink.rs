@@ -15,14 +15,14 @@ async fn sell(ledger: &Ledger, till: usize, stop: &AtomicBool) -> Vec<Duration> 
         ledger.accept(vec![order(&format!("{till}-{}", took.len()), "")]).await.unwrap();
         took.push(mono().0.saturating_sub(began.0));
         // A busy shop, not a benchmark.
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        tokio::time::sleep(Duration::from_millis(250)).await;
     }
     took
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_an_outage_left_is_given_back_while_tills_go_on_selling() {
-    let orders = std::env::var("SAMOVAR_SHRINK_ORDERS").map_or(2_000, |text| text.parse().unwrap());
+    let orders = std::env::var("SAMOVAR_SHRINK_ORDERS").map_or(6_000, |text| text.parse().unwrap());
     let dir = tempfile::tempdir().unwrap();
     let settings = LedgerSettings { body_retention: Duration::ZERO, ..settings(dir.path(), 512 << 20) };
     let ledger = open_with(settings.clone()).unwrap();
