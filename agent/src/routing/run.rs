@@ -12,11 +12,7 @@ use super::verdict;
 use super::view::View;
 use crate::clock::{Mono, instant, mono, trusted_wall, wall};
 use crate::heartbeat::Heartbeat;
-<<<<<<< HEAD
-use crate::net::{ClientSettings, Clients, Resolver, TlsSource, link};
-=======
-use crate::net::{ClientSettings, Clients, OverrideSource, Resolver, TlsSource};
->>>>>>> main
+use crate::net::{ClientSettings, Clients, OverrideSource, Resolver, TlsSource, link};
 use crate::status::Board;
 use crate::store::StoreError;
 use futures_util::future::{BoxFuture, FutureExt, join_all, pending};
