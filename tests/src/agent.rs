@@ -22,6 +22,7 @@ pub struct Setup {
     class: String,
     table: Option<(String, String)>,
     relay: String,
+    origin: String,
     standalone: bool,
     more: String,
     settings: Vec<String>,
@@ -35,6 +36,7 @@ impl Default for Setup {
             class: "pos".into(),
             table: None,
             relay: String::new(),
+            origin: "scheme = \"http\"".into(),
             standalone: true,
             more: String::new(),
             settings: Vec::new(),
@@ -70,6 +72,13 @@ impl Setup {
     #[must_use]
     pub fn relay(mut self, url: &str) -> Self {
         url.clone_into(&mut self.relay);
+        self
+    }
+
+    /// Speaks TLS to its origins and believes this authority; without it plain HTTP, which loopback allows.
+    #[must_use]
+    pub fn tls(mut self, authority: &Path) -> Self {
+        self.origin = format!("tls = {{ ca = \"{}\" }}", authority.display());
         self
     }
 
@@ -129,7 +138,7 @@ impl Setup {
     }
 
     fn toml(&self) -> String {
-        let Self { device, class, relay, more, .. } = self;
+        let Self { device, class, relay, origin, more, .. } = self;
         if !self.standalone {
             return format!("[local_api]\nlisten = \"127.0.0.1:0\"\n\n{more}");
         }
@@ -143,8 +152,10 @@ impl Setup {
                  environment = \"{ENVIRONMENT}\"\n\n"
             );
         }
-        toml.push_str("[origin]\nscheme = \"http\"\n\n");
-        let _ = write!(toml, "[relay]\nurl = \"{relay}\"\n\n[local_api]\nlisten = \"127.0.0.1:0\"\n\n{more}");
+        let _ = write!(
+            toml,
+            "[origin]\n{origin}\n\n[relay]\nurl = \"{relay}\"\n\n[local_api]\nlisten = \"127.0.0.1:0\"\n\n{more}"
+        );
         toml
     }
 }

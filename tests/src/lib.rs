@@ -22,11 +22,13 @@ pub mod fleet;
 pub mod generator;
 pub mod head_office;
 pub mod local_api;
+pub mod netns;
 pub mod origin;
 pub mod process;
 pub mod proxy;
 pub mod soak;
 pub mod table;
+pub mod tls;
 pub mod wait;
 
 pub use agent::Agent;

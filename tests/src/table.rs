@@ -66,9 +66,18 @@ impl TableBuilder {
     /// # Errors
     /// When the table has no such place.
     pub fn with(mut self, pointer: &str, value: Value) -> Result<Self> {
+        self.set(pointer, value)?;
+        Ok(self)
+    }
+
+    /// The same in place.
+    ///
+    /// # Errors
+    /// When the table has no such place.
+    pub fn set(&mut self, pointer: &str, value: Value) -> Result<()> {
         let place = self.table.pointer_mut(pointer);
         *place.with_context(|| format!("a route table has no {pointer}"))? = value;
-        Ok(self)
+        Ok(())
     }
 
     /// The next version of the same table.

@@ -82,6 +82,10 @@ impl Routes for RoutesOfOrders {
         self.routing.report(origin, outcome);
     }
 
+    fn suspect(&self) {
+        self.routing.suspect();
+    }
+
     fn look_for(&self, query: RouteQuery<'_>, probe: Probe) -> BoxFuture<'static, bool> {
         let Ok(decision) = self.decide(query) else { return ready(false).boxed() };
         let routing = self.routing.clone();

@@ -6,6 +6,8 @@
 
 use std::net::Ipv4Addr;
 
+const NO_LINK: &str = "no network cable or Wi-Fi (no link)";
+
 /// What is wrong with the device's own end of the line; `None` when nothing can be seen.
 #[must_use]
 pub fn trouble() -> Option<&'static str> {
@@ -19,24 +21,48 @@ pub fn trouble() -> Option<&'static str> {
         return Some(if has_carrier() {
             "the network gave this device no way out (no default route)"
         } else {
-            "no network cable or Wi-Fi (no link)"
+            NO_LINK
         });
     }
+    if gateways.is_empty() {
+        return None;
+    }
+    // The kernel keeps the routes of a link whose cable was pulled.
+    if gateways
+        .iter()
+        .all(|(link, _)| is_unplugged(read(&format!("/sys/class/net/{link}/carrier")).as_deref()))
+    {
+        return Some(NO_LINK);
+    }
     let neighbours = read("/proc/net/arp").unwrap_or_default();
-    let silent = !gateways.is_empty() && gateways.iter().all(|gateway| is_silent(&neighbours, *gateway));
+    let silent = gateways.iter().all(|(_, gateway)| is_silent(&neighbours, *gateway));
     silent.then_some("the store's router does not answer (no ARP reply from the gateway)")
 }
 
-/// The gateways of the default routes, as the kernel writes them: hex, least byte first.
-fn gateways(routes: &str) -> Vec<Ipv4Addr> {
-    let gateway = |line: &str| {
-        let mut fields = line.split_ascii_whitespace().skip(1);
-        let (destination, gateway) = (fields.next()?, fields.next()?);
+/// Whether a gateway's hardware address is known: it answered lately.
+#[must_use]
+pub fn router_answered() -> bool {
+    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+    let (routes, neighbours) = (read("/proc/net/route"), read("/proc/net/arp"));
+    gateways(&routes).iter().any(|(_, gateway)| flags_of(&neighbours, *gateway) == Some("0x2"))
+}
+
+/// Links and gateways of the default routes, as the kernel writes them: hex, least byte first.
+fn gateways(routes: &str) -> Vec<(&str, Ipv4Addr)> {
+    let gateway = |line| {
+        let mut fields = str::split_ascii_whitespace(line);
+        let (link, destination, gateway) = (fields.next()?, fields.next()?, fields.next()?);
         let mask = fields.nth(4)?;
         let address = u32::from_str_radix(gateway, 16).ok()?;
-        (destination == "00000000" && mask == "00000000").then(|| Ipv4Addr::from(address.to_le_bytes()))
+        let is_default = destination == "00000000" && mask == "00000000";
+        is_default.then(|| (link, Ipv4Addr::from(address.to_le_bytes())))
     };
     routes.lines().skip(1).filter_map(gateway).collect()
+}
+
+/// A link says 0 without a cable; one that does not say has its way without.
+fn is_unplugged(carrier: Option<&str>) -> bool {
+    carrier.is_some_and(|carrier| carrier.trim() == "0")
 }
 
 /// A default route that is not the kernel's own "unreachable" (which goes through `lo`).
@@ -49,10 +75,14 @@ fn has_default_route6(routes: &str) -> bool {
 
 /// Whether the kernel asked for the gateway's hardware address and got no answer. No entry at all says nothing.
 fn is_silent(neighbours: &str, gateway: Ipv4Addr) -> bool {
+    flags_of(neighbours, gateway) == Some("0x0")
+}
+
+fn flags_of(neighbours: &str, gateway: Ipv4Addr) -> Option<&str> {
     let gateway = gateway.to_string();
-    neighbours.lines().skip(1).any(|line| {
+    neighbours.lines().skip(1).find_map(|line| {
         let mut fields = line.split_ascii_whitespace();
-        fields.next() == Some(gateway.as_str()) && fields.nth(1) == Some("0x0")
+        if fields.next() == Some(gateway.as_str()) { fields.nth(1) } else { None }
     })
 }
 
@@ -73,8 +103,10 @@ mod tests {
         let routes = "Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT\n\
                       eth0\t00000000\t0101A8C0\t0003\t0\t0\t100\t00000000\t0\t0\t0\n\
                       eth0\t0001A8C0\t00000000\t0001\t0\t0\t100\t00FFFFFF\t0\t0\t0\n";
-        assert_eq!(gateways(routes), [Ipv4Addr::new(192, 168, 1, 1)]);
-        assert_eq!(gateways("Iface\tDestination\n"), [] as [Ipv4Addr; 0]);
+        assert_eq!(gateways(routes), [("eth0", Ipv4Addr::new(192, 168, 1, 1))]);
+        assert_eq!(gateways("Iface\tDestination\n"), []);
+        let unplugged = [Some("0\n"), Some("1\n"), None].map(is_unplugged);
+        assert_eq!(unplugged, [true, false, false]);
         let own = "00000000000000000000000000000000 00 00000000000000000000000000000000 00 \
                    00000000000000000000000000000000 ffffffff 00000001 00000000 00200200       lo\n";
         assert!(!has_default_route6(own) && has_default_route6(&own.replace("lo", "eth0")));

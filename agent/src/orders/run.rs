@@ -41,6 +41,8 @@ pub trait Routes: Send + Sync + 'static {
     fn way(&self, query: RouteQuery<'_>) -> Result<Way, String>;
     /// How an origin behaved.
     fn report(&self, origin: &OriginId, outcome: &BatchOutcome);
+    /// A request has waited long for its answer: worth a look whether its origin is dead.
+    fn suspect(&self);
     /// Looks whether an origin that did not answer can be reached again. Never takes longer than a few seconds.
     fn look_for(&self, query: RouteQuery<'_>, probe: Probe) -> BoxFuture<'static, bool>;
     /// What routing itself knows of an origin's health.

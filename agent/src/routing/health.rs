@@ -21,6 +21,8 @@
 //! - A dead origin is left within 15 s of the first failure. It is returned to only when it has proved itself for a while,
 //!   and each device takes a moment of its own, so that an origin that has just come up is not run over. Until then it
 //!   serves only what nobody else can.
+//! - While all origins are dead and a reference proves that it is not the line, nothing moves either, and the first that
+//!   answers serves at once.
 //! - An origin that keeps coming and going is returned to once an hour.
 
 use crate::clock::Mono;
@@ -84,6 +86,8 @@ pub struct HealthSettings {
     pub silent_rounds: u32,
     /// From the beginning of one round to the next while something fails; ± 20 %.
     pub failing_interval: Duration,
+    /// The same while a reference proves that every origin is dead: the first to return is used at once; ± 20 %.
+    pub all_dead_interval: Duration,
     /// Between probes of an origin that was left, and while it proves itself; ± 20 %.
     pub left_interval: Duration,
     /// Between probes while all is well; ± 20 %.
@@ -106,6 +110,7 @@ impl Default for HealthSettings {
             flap_window: Duration::from_hours(1),
             silent_rounds: 2,
             failing_interval: Duration::from_secs(3),
+            all_dead_interval: Duration::from_millis(1_200),
             left_interval: Duration::from_secs(30),
             idle_interval: Duration::from_secs(60),
             first_rounds: 4,
@@ -140,6 +145,8 @@ pub(super) struct Origins {
     line: Line,
     line_detail: String,
     silent: u32,
+    /// In the last round no origin answered, and a reference did.
+    all_dead: bool,
     /// The last traffic since the last round was answered: an origin without a health probe is not a line that is
     /// down.
     traffic_answered: bool,
@@ -153,6 +160,9 @@ struct Origin {
     ever_answered: bool,
     failures: u32,
     lost_rounds: u32,
+    /// Consecutive rounds in which it failed like all others while a reference answered. They leave nothing, for there is
+    /// nowhere to go, but count as soon as another origin answers.
+    dead_rounds: u32,
     answers: u32,
     left: bool,
     /// When it was left, within the last hour; as many as make it flapping.
@@ -175,6 +185,7 @@ impl Origins {
             line: Line::Unknown,
             line_detail: String::new(),
             silent: 0,
+            all_dead: false,
             traffic_answered: false,
             first_rounds_left: settings.first_rounds,
             under_way: false,
@@ -312,13 +323,15 @@ impl Origins {
     }
 
     fn somebody_answered(&mut self) {
+        self.all_dead = false;
         self.silent = 0;
         self.line = Line::Up;
         self.line_detail.clear();
     }
 
     fn nobody_answered(&mut self, reference: &Reference) {
-        if *reference == Reference::Answered {
+        let line_works = *reference == Reference::Answered;
+        if line_works {
             self.somebody_answered();
         } else if !self.traffic_answered {
             self.silent = self.silent.saturating_add(1);
@@ -331,15 +344,19 @@ impl Origins {
                 Reference::NotAsked | Reference::Answered => String::new(),
             };
         }
+        self.all_dead = line_works;
         for origin in self.origins.values_mut() {
             origin.lost_rounds = 0;
+            origin.dead_rounds = if line_works { origin.dead_rounds.saturating_add(1) } else { 0 };
         }
     }
 
     fn schedule(&mut self, results: &[(OriginId, Probed)], now: Mono) {
         // From the beginning of the round: probes that hang must not slow down finding out.
         let begun = self.last_round.unwrap_or(now);
-        let soon = begun.plus(self.around(self.settings.failing_interval));
+        let HealthSettings { all_dead_interval, failing_interval, .. } = self.settings;
+        let interval = if self.all_dead { all_dead_interval } else { failing_interval };
+        let soon = begun.plus(self.around(interval));
         let left = now.plus(self.around(self.settings.left_interval));
         let later = now.plus(self.around(self.settings.idle_interval));
         let all_at = if self.first_rounds_left > 0 {
@@ -396,7 +413,8 @@ impl Origin {
         self.lost_rounds = self.lost_rounds.saturating_add(1);
         // One that is still proving itself begins anew at once.
         let proving = self.returns_at.take_if(|at| now < *at).is_some();
-        let lost = self.failures >= settings.failures && self.lost_rounds >= settings.rounds;
+        let rounds = self.lost_rounds.saturating_add(self.dead_rounds);
+        let lost = self.failures >= settings.failures && rounds >= settings.rounds;
         if !self.left && (proving || lost) {
             self.left = true;
             self.left_at.push_back(now);
@@ -414,7 +432,7 @@ impl Origin {
     fn answered(&mut self, settings: HealthSettings, hold: Duration, now: Mono) {
         self.ever_answered = true;
         self.failures = 0;
-        self.lost_rounds = 0;
+        (self.lost_rounds, self.dead_rounds) = (0, 0);
         self.answers = self.answers.saturating_add(1);
         if self.left && self.answers >= settings.answers {
             self.left = false;

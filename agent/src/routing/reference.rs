@@ -81,15 +81,15 @@ mod tests {
     use axum::response::{IntoResponse, Response};
     use axum::routing::get;
 
-    async fn serve(answer: fn(HeaderMap) -> Response) -> String {
+    async fn serve(answer: fn(&HeaderMap) -> Response) -> String {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let base = format!("http://{}", listener.local_addr().unwrap());
-        let app = Router::new().route(PATH, get(move |headers: HeaderMap| async move { answer(headers) }));
+        let app = Router::new().route(PATH, get(move |headers: HeaderMap| async move { answer(&headers) }));
         tokio::spawn(async move { axum::serve(listener, app).await });
         base
     }
 
-    fn echo(headers: HeaderMap) -> Response {
+    fn echo(headers: &HeaderMap) -> Response {
         (StatusCode::NO_CONTENT, [(NONCE, headers[NONCE].clone())]).into_response()
     }
 

@@ -12,7 +12,7 @@ use super::verdict;
 use super::view::View;
 use crate::clock::{Mono, instant, mono, trusted_wall, wall};
 use crate::heartbeat::Heartbeat;
-use crate::net::{ClientSettings, Clients, OverrideSource, Resolver, TlsSource};
+use crate::net::{ClientSettings, Clients, OverrideSource, Resolver, TlsSource, link};
 use crate::status::Board;
 use crate::store::StoreError;
 use futures_util::future::{BoxFuture, FutureExt, join_all, pending};
@@ -263,8 +263,15 @@ impl Runner {
         if self.origins.line() != Line::Down {
             return String::new();
         }
-        let own = crate::net::link::trouble().map(ToOwned::to_owned);
-        own.unwrap_or_else(|| self.origins.line_detail().to_owned())
+        if let Some(own) = link::trouble() {
+            return own.to_owned();
+        }
+        let beyond = self.origins.line_detail();
+        if link::router_answered() {
+            let join = if beyond.is_empty() { "" } else { "; " };
+            return format!("the store's own network looks well (the router answered lately){join}{beyond}");
+        }
+        beyond.to_owned()
     }
 
     fn publish(&mut self, before: &Arc<View>, view: View) {

@@ -90,6 +90,8 @@ pub(super) struct World {
     pub(super) traffic_every: Option<Seconds>,
     /// Whether the table names references.
     pub(super) references: bool,
+    /// How long it takes until a request is given up that nobody answers.
+    pub(super) failures_take: Seconds,
     /// Every change of the origin that is chosen: when, and to which.
     pub(super) moves: Vec<(Seconds, String)>,
     /// When each round began.
@@ -126,6 +128,7 @@ impl World {
             cuts: Vec::new(),
             traffic_every: None,
             references: false,
+            failures_take: TIME_OUT,
             moves: Vec::new(),
             rounds: Vec::new(),
             view: view(table(1, &listed)),
@@ -223,7 +226,7 @@ impl World {
         let answered = sent + site.round_trip;
         let touches = |when: &Range<Seconds>| when.start <= answered && sent < when.end;
         if self.cuts.iter().chain(&site.dead).any(touches) {
-            (Outcome::Failed("time-out".into()), TIME_OUT)
+            (Outcome::Failed("time-out".into()), self.failures_take)
         } else {
             (Outcome::Answered, site.round_trip)
         }

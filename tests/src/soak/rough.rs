@@ -29,6 +29,8 @@ pub struct RoughOrigin {
     address: SocketAddr,
     directory: PathBuf,
     broken: Broken,
+    namespace: Option<String>,
+    more: Vec<String>,
     process: Option<Process>,
 }
 
@@ -38,13 +40,30 @@ impl RoughOrigin {
     /// # Errors
     /// When there is no free port.
     pub fn new(name: &str, directory: &Path, broken: Broken) -> Result<Self> {
-        Ok(Self {
+        Ok(Self { broken, ..Self::elsewhere(name, directory, own_address()?) })
+    }
+
+    /// An origin at a given address.
+    fn elsewhere(name: &str, directory: &Path, address: SocketAddr) -> Self {
+        Self {
             name: name.into(),
-            address: own_address()?,
+            address,
             directory: directory.to_owned(),
-            broken,
+            broken: Broken::No,
+            namespace: None,
+            more: Vec::new(),
             process: None,
-        })
+        }
+    }
+
+    /// An origin in a network namespace, with more options of its program.
+    #[must_use]
+    pub fn within(namespace: &str, name: &str, directory: &Path, address: SocketAddr, more: &[&str]) -> Self {
+        Self {
+            namespace: Some(namespace.into()),
+            more: more.iter().map(ToString::to_string).collect(),
+            ..Self::elsewhere(name, directory, address)
+        }
     }
 
     /// Its name.
@@ -71,7 +90,17 @@ impl RoughOrigin {
     /// When it does not become ready.
     pub async fn start(&mut self, mischief: Option<u64>) -> Result<()> {
         let announce = self.directory.join(format!("{}.run.json", self.name));
-        let mut command = Command::new(binaries::rough_origin()?);
+        let program = binaries::rough_origin()?;
+        let mut command = match &self.namespace {
+            // It becomes the program: a signal to it is one to the origin.
+            Some(namespace) => {
+                let mut command = Command::new(binaries::system("ip").context("`ip` is missing")?);
+                command.args(["netns", "exec", namespace]).arg(program);
+                command
+            }
+            None => Command::new(program),
+        };
+        command.args(&self.more);
         command.args(["--name", &self.name, "--listen", &self.address.to_string(), "--records"]);
         command.arg(self.records()).arg("--announce").arg(&announce);
         if let Some(seed) = mischief {

@@ -4,8 +4,8 @@ use crate::shop::{
     AFTER_RETRY, SOON, accepted, condition, in_state, place_many, sale, sale_with, settled, shop,
     shop_with_two_origins,
 };
-use anyhow::Result;
-use samovar_tests::{Agent, Origin, TableBuilder};
+use anyhow::{Context, Result};
+use samovar_tests::{Agent, Origin, TableBuilder, eventually};
 use serde_json::{Value, json};
 
 #[tokio::test]
@@ -160,6 +160,88 @@ async fn an_older_table_is_refused_and_the_newer_stays_in_force() -> Result<()> 
     Ok(())
 }
 
+/// Each is put in the place of the table's file while the agent runs.
+#[tokio::test]
+async fn a_table_that_breaks_a_rule_is_refused_with_its_reason_and_the_old_one_stays_in_force() -> Result<()>
+{
+    let (a, b) = (Origin::start("us-west").await?, Origin::start("apac").await?);
+    let first = TableBuilder::new()?.origin("us-west", a.address());
+    let agent = Agent::setup().table(&first).start().await?;
+    let second = first.next_version();
+    agent.write_table(&second)?;
+    told_version(&agent, 2).await?;
+    let signed = |table: &TableBuilder| serde_json::to_value(table.sign());
+    let old = signed(&second)?;
+    // Each would move the store to the other origin, if it were taken.
+    let apac = second.next_version().origin("apac", b.address()).residency("US", &["apac"]);
+    let mut base = apac.with("/fallback/candidates", json!(["apac"]))?;
+    let write = |text: &str| -> Result<()> {
+        let new = agent.home().join("route-table.new");
+        std::fs::write(&new, text)?;
+        Ok(std::fs::rename(new, agent.home().join("route-table.json"))?)
+    };
+    let mut refused = async |pointer: &str, value: Value, word: &str| -> Result<()> {
+        let before = base.document().pointer(pointer).cloned().unwrap_or_default();
+        base.set(pointer, value)?;
+        write(&signed(&base)?.to_string())?;
+        base.set(pointer, before)?;
+        refused_with(&agent, word).await
+    };
+    refused("/version", json!(1), "version 2 is in force (a rollback").await?;
+    refused("/version", json!(2), "other content").await?;
+    refused("/environment", json!("staging"), "`staging`").await?;
+    refused("/not_before", json!("2098-01-01T00:00:00.000Z"), "not valid before 2098-01-01").await?;
+    refused("/schema", json!(2), "schema 2").await?;
+    refused("/fallback/candidates", json!(["nowhere"]), "nowhere").await?;
+    refused("/probes", json!([format!("http://{}", "x".repeat(1024 * 1024))]), "too large").await?;
+
+    // Tampered with: the signature is of another document; signed by somebody else; no table at all.
+    let mut tampered = signed(&base)?;
+    tampered["signatures"] = old["signatures"].clone();
+    write(&tampered.to_string())?;
+    refused_with(&agent, "not trusted").await?;
+    let stranger = TableBuilder::new()?.origin("us-west", a.address()).with("/version", json!(3))?;
+    write(&signed(&stranger)?.to_string())?;
+    refused_with(&agent, "not trusted").await?;
+    write("<html>Please sign in</html>")?;
+    refused_with(&agent, "not a signed envelope").await?;
+    write(&"x".repeat(3 * 1024 * 1024))?;
+    refused_with(&agent, "larger than").await?;
+
+    accepted(agent.api(), &sale("A-1")).await?;
+    settled(&agent, 1, SOON).await?;
+    assert_eq!((a.orders(), b.orders()), (1, 0));
+    agent.write_table(&base)?;
+    told_version(&agent, 3).await?;
+    condition(&agent, "route-table-refused", false, SOON).await?;
+    accepted(agent.api(), &sale("A-2")).await?;
+    settled(&agent, 2, SOON).await?;
+    assert_eq!((a.orders(), b.orders()), (1, 1));
+    Ok(())
+}
+
+async fn told_version(agent: &Agent, version: u64) -> Result<()> {
+    eventually(&format!("table {version} is in force"), SOON, async || {
+        let answer = agent.api().get_json("/v1/resolve?service=orders").await.ok()?;
+        (answer["table_version"] == version).then_some(())
+    })
+    .await
+}
+
+/// The condition says this, and the table in force is the one before.
+async fn refused_with(agent: &Agent, word: &str) -> Result<()> {
+    let told = eventually(&format!("refused with `{word}`"), SOON, async || {
+        let told = agent.api().conditions().await.ok()?.get("route-table-refused").cloned()?;
+        told.contains(word).then_some(told)
+    })
+    .await;
+    let told = told.with_context(|| agent.last_words())?;
+    eprintln!("{told}");
+    let answer = agent.api().get_json("/v1/resolve?service=orders").await?;
+    assert_eq!((answer["origin"].as_str(), answer["table_version"].as_u64()), (Some("us-west"), Some(2)));
+    Ok(())
+}
+
 #[tokio::test]
 async fn plain_http_is_refused_towards_an_address_that_is_not_loopback() -> Result<()> {
     let origin = Origin::start("us-west").await?;
@@ -170,7 +252,7 @@ async fn plain_http_is_refused_towards_an_address_that_is_not_loopback() -> Resu
     )?;
     let agent = Agent::setup().table(&table).start().await?;
     accepted(agent.api(), &sale("A-1")).await?;
-    samovar_tests::eventually("the refusal is told", SOON, async || {
+    eventually("the refusal is told", SOON, async || {
         let status = agent.api().get_json("/v1/status").await.ok()?;
         let record = agent.api().order("A-1").await.ok()?;
         (status.to_string() + &record.to_string()).contains("loopback").then_some(())

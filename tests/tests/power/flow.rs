@@ -50,6 +50,8 @@ impl Routes for World {
         self.ways.get(origin).cloned().ok_or_else(|| format!("no way to {origin}"))
     }
 
+    fn suspect(&self) {}
+
     fn report(&self, _origin: &OriginId, _outcome: &BatchOutcome) {}
 
     fn look_for(&self, _query: RouteQuery<'_>, _probe: Probe) -> BoxFuture<'static, bool> {

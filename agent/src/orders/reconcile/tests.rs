@@ -128,6 +128,7 @@ impl Routes for OneWay {
         let client = reqwest::Client::builder().no_proxy().build().map_err(|error| error.to_string())?;
         Ok(Way { origin: apac(), client, base_url: self.base_url.clone(), stopwatch: None })
     }
+    fn suspect(&self) {}
     fn report(&self, _: &OriginId, _: &BatchOutcome) {}
     fn look_for(&self, _: RouteQuery<'_>, _: Probe) -> BoxFuture<'static, bool> {
         panic!("reconciliation looks for nobody");

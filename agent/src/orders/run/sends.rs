@@ -14,9 +14,15 @@ use crate::orders::origin::{Parcel, Sender, send};
 use crate::orders::outcome::BatchOutcome;
 use samovar_wire::OriginId;
 use std::collections::{HashMap, HashSet};
+use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::{Notify, oneshot};
 use tokio::task::{JoinError, JoinSet};
+
+/// A batch that waits so long for its answer makes routing look whether the origin is dead: packets that vanish would
+/// otherwise be noticed by the time-out of the request alone.
+const LONG_WAIT: Duration = Duration::from_secs(2);
 
 /// What a batch needs on its way.
 pub(super) struct Post {
@@ -125,7 +131,11 @@ impl Post {
         match (self.routes.way(query), &self.sender) {
             _ if orders.is_empty() => BatchOutcome::Answered(Vec::new()),
             (Ok(way), Some(sender)) => tokio::select! {
-                outcome = send(sender, &way, Parcel { udl: country, orders, shadow_of: None }) => {
+                outcome = watched(
+                    LONG_WAIT,
+                    send(sender, &way, Parcel { udl: country, orders, shadow_of: None }),
+                    || self.routes.suspect(),
+                ) => {
                     // What goes aside is doubted itself: it is no witness against the origin.
                     if !sending.aside {
                         self.routes.report(origin, &outcome);
@@ -142,6 +152,16 @@ impl Post {
     }
 }
 
+/// Waits for an answer; when it takes long, that is told once while the wait goes on.
+async fn watched<T>(limit: Duration, answer: impl Future<Output = T>, long: impl FnOnce()) -> T {
+    let mut answer = pin!(answer);
+    if let Ok(answer) = tokio::time::timeout(limit, &mut answer).await {
+        return answer;
+    }
+    long();
+    answer.await
+}
+
 /// Tells what was bound from what was settled or discarded meanwhile.
 fn split(sending: Sending, orders: Vec<Outgoing>) -> (Sending, Vec<Head>, Vec<Outgoing>) {
     let bound: HashSet<u64> = orders.iter().map(|order| order.seq).collect();
@@ -153,4 +173,19 @@ fn not_bound(sending: Sending, error: &LedgerError, its_turn: bool) -> Sent {
     tracing::warn!(%error, origin = %sending.origin, "a batch could not be bound");
     let end = if its_turn { End::NotBound } else { End::Withdrawn { bound: false } };
     Sent { sending, left_out: Vec::new(), orders: Vec::new(), end }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_wait_that_is_long_is_told_while_it_goes_on_and_one_that_is_not_is_not() {
+        let (answer, answered) = oneshot::channel();
+        // It comes only after the long wait was told.
+        let waited = watched(Duration::ZERO, answered, || answer.send(7).unwrap()).await;
+        assert_eq!(waited, Ok(7));
+        let told = || panic!("an answer that is there was waited for");
+        assert_eq!(watched(Duration::ZERO, std::future::ready(7), told).await, 7);
+    }
 }

@@ -20,6 +20,7 @@ impl Routes for NoWay {
     fn way(&self, _: RouteQuery<'_>) -> Result<Way, String> {
         Err("no way".into())
     }
+    fn suspect(&self) {}
     fn report(&self, _: &OriginId, _: &BatchOutcome) {
         panic!("shadow traffic must not tell routing anything");
     }

@@ -166,6 +166,20 @@ fn when_both_are_dead_nothing_moves_any_more_and_the_first_to_return_serves() {
 }
 
 #[test]
+fn when_all_are_dead_and_a_reference_is_not_the_first_to_return_serves_within_two_seconds() {
+    for seed in 0..64 {
+        let mut world = two(seed);
+        world.traffic_every = Some(1.0);
+        (world.references, world.failures_take) = (true, 0.01);
+        world.kill(0, 300.0..f64::MAX);
+        world.kill(1, 300.0..900.0);
+        world.play(920.0);
+        assert_eq!(moved_to(&world), ["far"], "seed {seed}");
+        assert!(world.moves[0].0 <= 902.0, "seed {seed}: {:?}", world.moves);
+    }
+}
+
+#[test]
 fn a_fail_over_goes_only_to_an_origin_that_is_proven_to_answer() {
     let mut world = World::new(&[("first", 0.05), ("second", 0.05), ("third", 0.05)], 1);
     world.kill(0, 300.0..f64::MAX);
