@@ -180,7 +180,6 @@ words! {
     map_help: "Upper strip: now. Body: after. Number: stores. Outlined: something changes.", "上方色条为现在，主体为之后；数字为门店数；描边表示有变化。";
     by_origin: "By origin", "按源站";
     by_country: "By country", "按国家";
-    country: "Country", "国家";
     changes: "Changes", "变动明细";
     all_countries: "all countries", "全部国家";
     change: "Change", "变动";

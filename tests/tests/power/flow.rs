@@ -87,7 +87,7 @@ impl Origins {
         let way = |origin: &Origin| {
             let base_url = format!("http://{}", origin.address());
             let name: OriginId = origin.name().parse().expect("a name");
-            (name.clone(), Way { origin: name, client: client.clone(), base_url })
+            (name.clone(), Way { origin: name, client: client.clone(), base_url, stopwatch: None })
         };
         World {
             ways: BTreeMap::from([way(&self.east), way(&self.west)]),
