@@ -63,9 +63,10 @@ fn show(status: &Value) -> String {
     }
     for compared in status["reconcile"].as_array().into_iter().flatten() {
         let (origin, matched) = (text(compared, "/origin"), text(compared, "/matched_at"));
-        let _ = match compared["not_compared"].as_str() {
-            Some(_) => writeln!(out, "compared   {origin} {}", text(compared, "/not_compared")),
-            None => writeln!(out, "compared   {origin} had every order at {matched}"),
+        let _ = match (compared["not_compared"].as_str(), compared["matched_at"].as_str()) {
+            (Some(_), _) => writeln!(out, "compared   {origin} {}", text(compared, "/not_compared")),
+            (None, Some(_)) => writeln!(out, "compared   {origin} had every order at {matched}"),
+            (None, None) => writeln!(out, "compared   {origin} has not matched yet"),
         };
     }
     match status["conditions"].as_array().map(Vec::as_slice) {

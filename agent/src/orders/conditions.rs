@@ -97,6 +97,10 @@ pub fn takes_none<'a>(
         LaneState::Open { cause: Cause::Failing, .. } | LaneState::HalfOpen { cause: Cause::Failing } => {
             Some(format!("{origin} fails (5xx)"))
         }
+        // Routing tells of an origin that is away. This one hangs on orders, or is.
+        LaneState::Open { cause: Cause::NoAnswer, .. } | LaneState::HalfOpen { cause: Cause::NoAnswer } => {
+            Some(format!("{origin} does not answer orders"))
+        }
         _ => None,
     });
     let told: Vec<String> = told.collect();
@@ -235,10 +239,11 @@ mod tests {
         assert!(told(LaneState::HalfOpen { cause: Cause::Busy }, 1, &well).is_some());
         assert_eq!(told(failing, 0, &well), None);
         assert_eq!(
-            told(LaneState::HalfOpen { cause: Cause::NoAnswer }, 1, &well),
-            None,
-            "routing tells that"
+            told(LaneState::HalfOpen { cause: Cause::NoAnswer }, 1, &well).as_deref(),
+            Some("us-west does not answer orders"),
+            "shown only while its health is well"
         );
+        assert_eq!(told(LaneState::HalfOpen { cause: Cause::Identity }, 1, &well), None);
         assert_eq!(told(LaneState::Closed, 1, &well), None);
         let dead = Storage { failing: Some("EIO".into()), ..Storage::default() };
         assert_eq!(

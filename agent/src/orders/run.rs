@@ -188,10 +188,7 @@ impl Flow {
         loop {
             heartbeat.beat();
             if work.lost {
-                // A task that died took its batch along: begin anew from what the ledger holds.
-                work = Work::new(self.limits);
-                work.dispatcher.backlog(&self.ledger.backlog().borrow().clone());
-                self.introduce(&mut work);
+                work = self.begun_anew();
             }
             let now = mono();
             let (actions, wake_at) = work.dispatcher.poll(now, &mut |query| self.route(query));
@@ -232,9 +229,7 @@ impl Flow {
                 }
                 Ok(()) = routes.changed() => {
                     routes.mark_unchanged();
-                    self.ask_routing_about_silent_origins(&mut work);
-                    let action = work.dispatcher.routes_changed(self.routes.table_version());
-                    self.perform(action.into_iter().collect(), &mut work).await;
+                    self.rerouted(&mut work).await;
                 }
                 Ok(()) = self.line.changed() => {
                     self.line.mark_unchanged();
@@ -248,6 +243,20 @@ impl Flow {
                 () = tokio::time::sleep_until(instant(wake_at)) => {}
             }
         }
+    }
+
+    /// A task that died took its batch along: all begins with what the ledger holds.
+    fn begun_anew(&mut self) -> Work {
+        let mut work = Work::new(self.limits);
+        work.dispatcher.backlog(&self.ledger.backlog().borrow().clone());
+        self.introduce(&mut work);
+        work
+    }
+
+    async fn rerouted(&self, work: &mut Work) {
+        self.ask_routing_about_silent_origins(work);
+        let action = work.dispatcher.routes_changed(self.routes.table_version());
+        self.perform(action.into_iter().collect(), work).await;
     }
 
     /// The device's place among all of them is its own.

@@ -15,7 +15,8 @@
 //! Promises:
 //! - **A store whose own line is down never fails over.** Only a *round* (probes of all origins sent at the same
 //!   moment) in which another origin answers counts against one that fails. Failures of traffic make a round happen at
-//!   once, they never move anything by themselves: a line that blinks breaks three requests in a millisecond.
+//!   once, they never move anything by themselves: a line that blinks breaks three requests in a millisecond. But an
+//!   origin that says that it is well, and has taken no request for 45 s while another one answers, is left too.
 //! - While nobody answers everything is frozen: what was down stays down and what was up stays up, so that the line's
 //!   return changes nothing either.
 //! - A dead origin is left within 15 s of the first failure. It is returned to only when it has proved itself for a while,
@@ -72,6 +73,8 @@ pub struct HealthSettings {
     pub failures: u32,
     /// Consecutive rounds in which it fails and another answers before it is left.
     pub rounds: u32,
+    /// How long an origin whose health is well must have answered no request of the traffic before it is left.
+    pub refusing_for: Duration,
     /// Consecutive answers before an origin that was left begins to prove itself.
     pub answers: u32,
     /// How long it must go on answering before it is returned to.
@@ -103,6 +106,7 @@ impl Default for HealthSettings {
         Self {
             failures: 3,
             rounds: 2,
+            refusing_for: Duration::from_secs(45),
             answers: 2,
             failback_after: Duration::from_secs(300),
             failback_spread: Duration::from_secs(120),
@@ -165,6 +169,10 @@ struct Origin {
     dead_rounds: u32,
     answers: u32,
     left: bool,
+    /// Requests of the traffic that failed since one was answered, and the first of them. Its health may be well all
+    /// the same.
+    refused_traffic: u32,
+    refused_since: Mono,
     /// When it was left, within the last hour; as many as make it flapping.
     left_at: VecDeque<Mono>,
     returns_at: Option<Mono>,
@@ -211,12 +219,17 @@ impl Origins {
         match outcome {
             Outcome::Answered => {
                 known.impostor_of_traffic = None;
+                known.refused_traffic = 0;
                 known.answered(self.settings, hold, now);
                 self.traffic_answered = true;
                 self.somebody_answered();
             }
             Outcome::Failed(why) => {
                 self.traffic_answered = false;
+                if known.refused_traffic == 0 {
+                    known.refused_since = now;
+                }
+                known.refused_traffic = known.refused_traffic.saturating_add(1);
                 if known.failed(why) {
                     self.hurry(now);
                 }
@@ -281,11 +294,27 @@ impl Origins {
         }
         if answered {
             self.somebody_answered();
+            self.leave_what_only_seems_well(results, now);
         } else if sent > 0 && sent >= self.origins.len() {
             self.nobody_answered(reference);
         }
         self.traffic_answered = false;
         self.schedule(results, now);
+    }
+
+    /// An origin whose health is well, and which has taken nothing for a while, is left too when another one answers.
+    fn leave_what_only_seems_well(&mut self, results: &[(OriginId, Probed)], now: Mono) {
+        let settings = self.settings;
+        for (name, origin) in &mut self.origins {
+            let others = results
+                .iter()
+                .any(|(probed, result)| probed != name && *result == Probed::Sent(Outcome::Answered));
+            let long = now.after(origin.refused_since) >= settings.refusing_for;
+            if others && !origin.left && long && origin.refused_traffic >= settings.failures {
+                origin.refused_traffic = 0;
+                origin.leave(settings, now);
+            }
+        }
     }
 
     /// What is known of each origin.
@@ -416,11 +445,15 @@ impl Origin {
         let rounds = self.lost_rounds.saturating_add(self.dead_rounds);
         let lost = self.failures >= settings.failures && rounds >= settings.rounds;
         if !self.left && (proving || lost) {
-            self.left = true;
-            self.left_at.push_back(now);
-            if self.left_at.len() > settings.flaps {
-                self.left_at.pop_front();
-            }
+            self.leave(settings, now);
+        }
+    }
+
+    fn leave(&mut self, settings: HealthSettings, now: Mono) {
+        (self.left, self.answers, self.returns_at) = (true, 0, None);
+        self.left_at.push_back(now);
+        if self.left_at.len() > settings.flaps {
+            self.left_at.pop_front();
         }
     }
 

@@ -166,9 +166,9 @@ conditions! {
         staff { "Two different orders came with one number. Call support with the order number.", "两张不同的订单使用了同一编号。请带订单号联系技术支持。" },
         technician { "A key was reused with other content: the till repeats its numbers; let it send Idempotency-Key.", "同一键对应不同内容：收银软件重复编号，应发送 Idempotency-Key。" };
     /// An origin answers and takes no orders.
-    OriginTakesNoOrders = "origin-takes-no-orders", Warning, Some(Condition::OriginUnreachable), 300,
+    OriginTakesNoOrders = "origin-takes-no-orders", Warning, Some(Condition::OriginUnreachable), 60,
         staff { "Orders are kept and will be sent later. Nothing to do here; head office has been told.", "订单已保存，稍后自动发送。门店无需处理；总部已收到通知。" },
-        technician { "The origin is there but has answered orders with 429 or 5xx for minutes: tell the people who run it; orders are tried again by themselves.", "源站可达，但数分钟来一直以 429 或 5xx 应答订单：请通知源站负责人；订单会自动重试。" };
+        technician { "The origin is there but answers orders with 429 or 5xx, or not at all: tell the people who run it; orders are tried again by themselves.", "源站可达，但对订单一直应答 429、5xx 或不应答：请通知源站负责人；订单会自动重试。" };
     /// The oldest pending order does not leave.
     OrdersWaiting = "orders-waiting", Warning, Some(Condition::LineDown), 0,
         staff { "Some orders have been waiting for long. Sales go on; head office has been told.", "部分订单等待较久。营业不受影响；总部已收到通知。" },

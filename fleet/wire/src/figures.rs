@@ -102,7 +102,7 @@ mod tests {
         };
         let (fast, slow) = (counted(&[10; 90]), counted(&[300; 10]));
         let sum: Vec<u64> = fast.iter().zip(&slow).map(|(one, other)| one + other).collect();
-        let both = Timing::of(sum.clone());
+        let both = Timing::of(sum);
         assert_eq!((both.count, both.p50_ms, both.p95_ms), (100, Some(12), Some(375)));
         assert_eq!(Timing::of(counted(&[])), Timing::default());
         assert_eq!(percentile(&[u64::MAX, u64::MAX], 95), Some(1), "counts that cannot be are no panic");

@@ -140,7 +140,7 @@ pub struct BatchAnswer {
     /// The id of the batch that is answered.
     pub batch: String,
     /// The origin's clock.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "readable_time")]
     pub server_time: Option<Timestamp>,
     /// One result per order; an order without a result counts as `retry`, and a result that cannot be read is none.
     #[serde(default, deserialize_with = "readable_results")]
@@ -155,10 +155,10 @@ pub struct OrderResult {
     /// The outcome.
     pub status: Outcome,
     /// Stable code of a refusal.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "words")]
     pub code: Option<String>,
     /// The origin's words.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "words")]
     pub detail: Option<String>,
     /// With `retry`: not before so many seconds.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "whole_seconds")]
@@ -169,6 +169,21 @@ pub struct OrderResult {
 fn readable_results<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<OrderResult>, D::Error> {
     let results = Vec::<serde_json::Value>::deserialize(deserializer)?;
     Ok(results.into_iter().filter_map(|result| serde_json::from_value(result).ok()).collect())
+}
+
+/// A code that is a number, or words that are an object, are words too: what counts is the status beside them.
+fn words<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    Ok(match serde_json::Value::deserialize(deserializer)? {
+        serde_json::Value::Null => None,
+        serde_json::Value::String(text) => Some(text),
+        other => Some(other.to_string()),
+    })
+}
+
+/// A time that is none is left out: nothing depends on it.
+fn readable_time<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Timestamp>, D::Error> {
+    let value = serde_json::Value::deserialize(deserializer)?;
+    Ok(value.as_str().and_then(|text| text.parse().ok()))
 }
 
 /// A wait that is not a number of seconds is none.

@@ -139,3 +139,42 @@ async fn a_clock_that_is_a_year_ahead_for_a_while_makes_no_key_forgotten() -> Re
     }
     Ok(())
 }
+
+/// A board without a battery wakes up long ago; what is settled then was settled no earlier than what was noted before.
+#[tokio::test]
+async fn what_is_settled_while_the_clock_stands_long_ago_is_remembered_when_it_is_right() -> Result<()> {
+    let Some(library) = library() else { return Ok(()) };
+    let origin = Origin::start("us-west").await?;
+    let table = TableBuilder::new()?.origin("us-west", origin.address());
+    let mut till = Till::start(&table, &library).await?;
+    ensure!(till.agent.api().place(&sale("B-0")).await?.status == 202);
+    till.settled(1).await?;
+    till.agent.sigkill().await?;
+    till.jump("-50y")?;
+    till.agent.start().await?;
+    for n in 1..6 {
+        let answer = till.agent.api().place(&sale(&format!("B-{n}"))).await?;
+        ensure!(
+            answer.status == 202 && answer.text("accepted_at").as_str() < "2000",
+            "{} {}",
+            answer.status,
+            answer.json()
+        );
+    }
+    till.settled(6).await?;
+    till.agent.sigkill().await?;
+    till.jump("+0")?;
+    till.agent.start().await?;
+    // An agent that starts looks for what may be let go before it moves its journal.
+    let before = till.moved()?;
+    ensure!(till.agent.api().place(&sale("B-later")).await?.status == 202);
+    till.settled(7).await?;
+    let moved =
+        eventually("the journal moved", AFTER_RETRY, async || (till.moved().ok()? > before).then_some(()));
+    moved.await?;
+    for n in 0..6 {
+        let again = till.agent.api().place(&sale(&format!("B-{n}"))).await?;
+        ensure!(again.status == 200, "B-{n} was handed in again and taken as new");
+    }
+    Ok(())
+}

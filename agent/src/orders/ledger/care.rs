@@ -420,16 +420,23 @@ impl Writer {
 
     /// Where the clock of history stands; long ago where it is not known.
     pub(super) fn history_clock(&mut self) -> Timestamp {
-        if self.care.age.is_none() {
-            self.history_at();
+        match self.care.age {
+            Some(age) => age.at(),
+            None => self.history_at(),
         }
-        self.care.age.map_or(Timestamp::from_millis(0), Age::at)
     }
 
-    /// The time by which history is old; long ago where it is not known, so that nothing is.
+    /// The time by which history is old: while the clock cannot be believed, the last that is known; long ago where
+    /// none is, so that nothing is old.
     fn history_at(&mut self) -> Timestamp {
         let long_ago = Timestamp::from_millis(0);
-        let (Some(tables), Some(wall)) = (&mut self.tables, trusted_wall()) else { return long_ago };
+        let Some(tables) = &mut self.tables else { return long_ago };
+        let Some(wall) = trusted_wall() else {
+            // Nothing grows old by a clock that cannot be believed. What is settled now is no older than what was
+            // noted, or than the newest order.
+            let known = [tables.noted_time(), tables.newest_time()].map(|time| time.ok().flatten());
+            return self.care.age.map(Age::at).max(known.into_iter().max().flatten()).unwrap_or(long_ago);
+        };
         let known = self.care.age.map_or_else(
             || Ok(Age::begin(tables.noted_time()?, tables.newest_time()?, wall, mono())),
             Ok::<_, rusqlite::Error>,

@@ -226,6 +226,33 @@ fn failures_of_traffic_alone_move_nothing_but_make_a_round_happen_at_once() {
 }
 
 #[test]
+fn an_origin_that_is_well_and_takes_nothing_is_left_when_another_answers() {
+    let (near, far): (OriginId, OriginId) = ("near".parse().unwrap(), "far".parse().unwrap());
+    let play = |with_another: bool, taken_at: Option<u64>| {
+        let mut origins = Origins::new(HealthSettings::default(), 1);
+        let names: BTreeSet<_> =
+            if with_another { [near.clone(), far.clone()].into() } else { [near.clone()].into() };
+        origins.watch(&names, NOW);
+        for second in (0..=100).step_by(10) {
+            let now = Mono(Duration::from_secs(second));
+            let outcome = match taken_at {
+                Some(at) if at == second => Outcome::Answered,
+                _ => Outcome::Failed("no answer within 15000 ms".into()),
+            };
+            origins.traffic(&near, &outcome, now);
+            origins.hurry(now);
+            let due = origins.begin_round(now);
+            let all: Vec<_> = due.into_iter().map(|name| (name, Probed::Sent(Outcome::Answered))).collect();
+            origins.end_round(&all, &Reference::NotAsked, now);
+        }
+        origins.seen(Mono(Duration::from_secs(100)))[&near].routing
+    };
+    assert_eq!(play(true, None), Health::Down);
+    assert_eq!(play(false, None), Health::Up, "there is nobody else");
+    assert_eq!(play(true, Some(60)), Health::Up, "it took one");
+}
+
+#[test]
 fn a_portal_in_place_of_every_origin_is_a_line_that_is_down() {
     let now = Mono(Duration::from_secs(10));
     let names: BTreeSet<OriginId> = ["near", "far"].iter().map(|name| name.parse().unwrap()).collect();
