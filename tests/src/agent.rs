@@ -305,6 +305,14 @@ impl Agent {
         crate::process::peak_bytes(self.pid()?)
     }
 
+    /// The part of its resident memory that is its program and other files, in bytes.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn program_bytes(&self) -> Result<u64> {
+        crate::process::program_bytes(self.pid()?)
+    }
+
     /// Processor time that it has used so far.
     ///
     /// # Errors

@@ -117,6 +117,14 @@ pub fn peak_bytes(pid: u32) -> Result<u64> {
     memory(pid, "VmHWM:")
 }
 
+/// The part of a process's resident memory that is its program and other files, in bytes.
+///
+/// # Errors
+/// When the process is gone.
+pub fn program_bytes(pid: u32) -> Result<u64> {
+    memory(pid, "RssFile:")
+}
+
 /// Resident memory of a process without the share that others have in its pages, in bytes.
 ///
 /// # Errors

@@ -375,7 +375,7 @@ impl Origins {
         }
         self.all_dead = line_works;
         for origin in self.origins.values_mut() {
-            origin.lost_rounds = 0;
+            (origin.lost_rounds, origin.refused_traffic) = (0, 0);
             origin.dead_rounds = if line_works { origin.dead_rounds.saturating_add(1) } else { 0 };
         }
     }
@@ -436,6 +436,8 @@ impl Origin {
 
     fn lost(&mut self, why: &str, somebody_answered: bool, settings: HealthSettings, now: Mono) {
         self.failed(why);
+        // It does not even seem well.
+        self.refused_traffic = 0;
         if !somebody_answered {
             return;
         }

@@ -196,7 +196,8 @@ impl Writer {
         if requests.is_empty() {
             return;
         }
-        let not_before = self.history_floor(&requests);
+        // Also for what joins the group later.
+        let not_before = self.history_clock();
         if self.tables().is_none() {
             let error = self.unavailable();
             requests.into_iter().for_each(|request| request.fail(error.clone()));
@@ -233,11 +234,6 @@ impl Writer {
             }
         }
         self.written();
-    }
-
-    fn history_floor(&mut self, requests: &[Request]) -> Timestamp {
-        let closes = requests.iter().any(|request| matches!(request, Request::Change { .. }));
-        if closes { self.history_clock() } else { Timestamp::from_millis(0) }
     }
 
     fn refuse_when_full(&mut self, requests: Vec<Request>, bytes: usize) -> Vec<Request> {
