@@ -100,10 +100,19 @@ const BROKEN: u8 = 3;
 
 fn upload(body: Body, progress: Arc<AtomicU8>) -> reqwest::Body {
     let (ended, trouble) = (Arc::clone(&progress), progress);
+    // Who knows the length asks for nothing behind the last byte.
+    let (whole, sent) = (axum::body::HttpBody::size_hint(&body).exact(), Arc::clone(&ended));
+    let mut read = 0;
     let pieces = Limited::new(body, REQUEST_MAX).into_data_stream().map_err(move |error| {
         let why = if error.is::<LengthLimitError>() { TOO_LARGE } else { BROKEN };
         trouble.store(why, Ordering::Relaxed);
         error
+    });
+    let pieces = pieces.inspect_ok(move |piece| {
+        read += piece.len() as u64;
+        if whole == Some(read) {
+            sent.store(SENT, Ordering::Relaxed);
+        }
     });
     let end = stream::poll_fn(move |_| {
         let _ = ended.compare_exchange(SENDING, SENT, Ordering::Relaxed, Ordering::Relaxed);

@@ -235,11 +235,7 @@ impl Flow {
                     self.line.mark_unchanged();
                     work.recovery.hurry(mono());
                 }
-                Ok(()) = self.sender.changed() => {
-                    self.introduce(&mut work);
-                    let action = work.dispatcher.identity_changed(mono());
-                    self.perform(vec![action], &mut work).await;
-                }
+                Ok(()) = self.sender.changed() => self.activated(&mut work).await,
                 () = tokio::time::sleep_until(instant(wake_at)) => {}
             }
         }
@@ -251,6 +247,12 @@ impl Flow {
         work.dispatcher.backlog(&self.ledger.backlog().borrow().clone());
         self.introduce(&mut work);
         work
+    }
+
+    async fn activated(&mut self, work: &mut Work) {
+        self.introduce(work);
+        let action = work.dispatcher.identity_changed(mono());
+        self.perform(vec![action], work).await;
     }
 
     async fn rerouted(&self, work: &mut Work) {

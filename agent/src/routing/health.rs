@@ -148,6 +148,7 @@ pub(super) struct Origins {
     origins: BTreeMap<OriginId, Origin>,
     line: Line,
     line_detail: String,
+    starving: bool,
     silent: u32,
     /// In the last round no origin answered, and a reference did.
     all_dead: bool,
@@ -192,6 +193,7 @@ impl Origins {
             origins: BTreeMap::new(),
             line: Line::Unknown,
             line_detail: String::new(),
+            starving: false,
             silent: 0,
             all_dead: false,
             traffic_answered: false,
@@ -214,13 +216,13 @@ impl Origins {
 
     /// What a request of the traffic met.
     pub(super) fn traffic(&mut self, origin: &OriginId, outcome: &Outcome, now: Mono) {
-        let hold = self.hold();
+        let (settings, hold) = (self.current(), self.hold());
         let Some(known) = self.origins.get_mut(origin) else { return };
         match outcome {
             Outcome::Answered => {
                 known.impostor_of_traffic = None;
                 known.refused_traffic = 0;
-                known.answered(self.settings, hold, now);
+                known.answered(settings, hold, now);
                 self.traffic_answered = true;
                 self.somebody_answered();
             }
@@ -287,9 +289,9 @@ impl Origins {
         let answered = results.iter().any(|(_, probed)| is_answer(probed));
         let sent = results.iter().filter(|(_, probed)| matches!(probed, Probed::Sent(_))).count();
         for (origin, probed) in results {
-            let hold = self.hold();
+            let (settings, hold) = (self.current(), self.hold());
             if let Some(known) = self.origins.get_mut(origin) {
-                known.probed(probed, answered, (self.settings, hold), now);
+                known.probed(probed, answered, (settings, hold), now);
             }
         }
         if answered {
@@ -341,6 +343,26 @@ impl Origins {
         &self.line_detail
     }
 
+    /// Whether something of this device has no origin left that answers: then one that was left is asked for as often as
+    /// if all were dead, and its first answer counts.
+    pub(super) fn starving(&mut self, starving: bool, now: Mono) {
+        if starving && !self.starving {
+            for origin in self.origins.values_mut().filter(|origin| origin.left) {
+                origin.probe_at = origin.probe_at.min(now);
+            }
+        }
+        self.starving = starving;
+    }
+
+    /// The settings as they hold now.
+    const fn current(&self) -> HealthSettings {
+        let mut settings = self.settings;
+        if self.starving {
+            settings.answers = 1;
+        }
+        settings
+    }
+
     /// How long an origin that comes back now must prove itself.
     fn hold(&mut self) -> Duration {
         self.settings.failback_after + self.settings.failback_spread.mul_f64(self.random.f64())
@@ -386,7 +408,11 @@ impl Origins {
         let HealthSettings { all_dead_interval, failing_interval, .. } = self.settings;
         let interval = if self.all_dead { all_dead_interval } else { failing_interval };
         let soon = begun.plus(self.around(interval));
-        let left = now.plus(self.around(self.settings.left_interval));
+        let left = if self.starving {
+            begun.plus(self.around(all_dead_interval))
+        } else {
+            now.plus(self.around(self.settings.left_interval))
+        };
         let later = now.plus(self.around(self.settings.idle_interval));
         let all_at = if self.first_rounds_left > 0 {
             Some(now.plus(self.settings.least_gap))

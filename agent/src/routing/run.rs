@@ -255,6 +255,7 @@ impl Runner {
             overrides,
         };
         view.date(&before, wall());
+        self.origins.starving(view.starves(self.setup.clients.scheme, trusted_wall()), mono());
         self.publish(&before, view);
     }
 

@@ -102,18 +102,31 @@ impl View {
             return Ok(in_force.told(follow(&self.overrides, decision)));
         }
         let own = decision.candidates.first().map(|first| first.origin.clone());
-        let moved = own.as_ref().filter(|own| **own != decision.origin);
-        let decision = match moved {
-            Some(own) if settled(&decision.origin) != Health::Up => {
-                let proven = |origin: &OriginId| match self.health(origin) {
-                    Health::Unknown if origin != own => Health::Down,
-                    known => known,
-                };
-                route::choose(&in_force.table, &query, &facts(&proven))?
-            }
-            _ => decision,
+        let is_own = |origin: &OriginId| own.as_ref() == Some(origin);
+        // Its own choice is used unless it is down; another one only if it is proven to answer.
+        let well = match settled(&decision.origin) {
+            Health::Up => true,
+            Health::Unknown => is_own(&decision.origin),
+            Health::Down => false,
         };
+        let proven = |origin: &OriginId| match self.health(origin) {
+            Health::Unknown if !is_own(origin) => Health::Down,
+            known => known,
+        };
+        let decision = if well { decision } else { route::choose(&in_force.table, &query, &facts(&proven))? };
         Ok(in_force.told(follow(&self.overrides, self.told_of_return(decision))))
+    }
+
+    /// Whether some service of the store has no origin that answers.
+    pub(super) fn starves(&self, scheme: Scheme, now: Option<Timestamp>) -> bool {
+        let (Some(in_force), Some(identity)) = (self.in_force.as_deref(), self.identity.as_ref()) else {
+            return false;
+        };
+        let routes = in_force.table.countries.get(&identity.country);
+        routes.into_iter().flat_map(|routes| routes.services.keys()).any(|service| {
+            let chosen = self.choose(&Ask::service(service), scheme, now);
+            chosen.is_ok_and(|decision| self.health(&decision.origin) == Health::Down)
+        })
     }
 
     /// Says of an origin that has come back why it is used already, or not yet.
@@ -258,6 +271,21 @@ mod tests {
             );
             assert_eq!(decision.candidates[0].health, Health::Up);
         }
+    }
+
+    #[test]
+    fn while_the_own_choice_is_dead_one_that_has_just_come_back_serves_too() {
+        let mut view = view(table(1, &[("a", "127.0.0.1", 1), ("b", "127.0.0.1", 1)]));
+        let dead = || seen(Health::Down);
+        let back = Seen { returns_at: Some(Mono::default()), ..seen(Health::Up) };
+        let named =
+            |a: Seen, b: Seen| [("a", a), ("b", b)].map(|(name, seen)| (name.parse().unwrap(), seen)).into();
+        let orders = orders();
+        view.origins = named(dead(), back);
+        assert_eq!(view.choose(&Ask::service(&orders), Scheme::Http, None).unwrap().origin.as_str(), "b");
+        assert!(!view.starves(Scheme::Http, None));
+        view.origins = named(dead(), dead());
+        assert!(view.starves(Scheme::Http, None));
     }
 
     #[test]

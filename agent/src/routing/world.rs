@@ -238,6 +238,8 @@ impl World {
             return;
         }
         self.view.origins = seen;
+        let now = Mono(Duration::from_secs_f64(self.now));
+        self.origins.starving(self.view.starves(Scheme::Http, None), now);
         let orders = orders();
         let decision = self.view.choose(&Ask::service(&orders), Scheme::Http, None).unwrap();
         let chosen = decision.origin.to_string();

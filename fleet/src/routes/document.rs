@@ -300,7 +300,7 @@ mod tests {
         let (_, found) = at(&bad);
         assert_eq!(found[0], ("/environment".to_owned(), "environment"));
         assert!(found.contains(&("/countries/JP/residency/1".to_owned(), "unknown-origin")));
-        assert_eq!(at("{} x").0, false);
+        assert!(!at("{} x").0);
     }
 
     proptest::proptest! {

@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::Output;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Asks for a pass and gives what came of it with the first origin.
 async fn pass(agent: &Agent, full: bool) -> Result<Value> {
@@ -198,13 +198,13 @@ async fn a_gap_of_days_is_closed_while_new_orders_pass_at_once() -> Result<()> {
     let shop = shop().await?;
     let mut keys = place_many(shop.agent.api(), "A", all).await?;
     settled(&shop.agent, u64::try_from(all)?, AFTER_RETRY * 10).await?;
-    let begun = Instant::now();
+    let begun = samovar_tests::clock::now();
     pass(&shop.agent, true).await?;
     let clean = begun.elapsed();
     let lost: BTreeSet<String> = keys[all - gone..].iter().cloned().collect();
     shop.origin.lose(|key| lost.contains(key));
 
-    let begun = Instant::now();
+    let begun = samovar_tests::clock::now();
     let (mut slowest, mut live, mut closed_in) = (Duration::ZERO, 0_u32, None);
     let closing = async {
         loop {
@@ -220,7 +220,7 @@ async fn a_gap_of_days_is_closed_while_new_orders_pass_at_once() -> Result<()> {
         let number = format!("live-{live}");
         keys.push(number.clone());
         let one = async {
-            let begun = Instant::now();
+            let begun = samovar_tests::clock::now();
             let id = accepted(shop.agent.api(), &sale(&number)).await?;
             in_state(&shop.agent, &id, "settled", SOON).await?;
             Ok::<_, anyhow::Error>(begun.elapsed())

@@ -181,7 +181,7 @@ async fn a_journal_that_is_gone_at_a_start_is_told_and_no_place_is_given_again()
         match cut {
             None => std::fs::remove_file(&journal).unwrap(),
             Some(length) => {
-                std::fs::OpenOptions::new().write(true).open(&journal).unwrap().set_len(length).unwrap()
+                std::fs::OpenOptions::new().write(true).open(&journal).unwrap().set_len(length).unwrap();
             }
         }
         let ledger = open_again(dir.path()).await;
