@@ -7,7 +7,8 @@
 
 use super::apply::{ApplyError, HostsFile, Outcome};
 use super::file::Block;
-use super::wish::{OVERRIDES_MAX, name, not_unicast};
+use super::wish::{OVERRIDES_MAX, not_unicast};
+use samovar_wire::hosts::name;
 use crate::clock::{Mono, mono};
 use crate::net::explain;
 use serde::{Deserialize, Serialize};
