@@ -1,9 +1,9 @@
 //! What others hold of host overrides: a list that costs nothing to read, and verbs that wait for their outcome.
 
+use super::book;
 use super::file::Conflict;
 use super::run::{Names, Tried};
 use super::state::{FileState, Published, Shown};
-use super::book;
 use super::wish::{Refused, Source, TTL_DEFAULT, Wish};
 use crate::store::StoreError;
 use samovar_wire::Timestamp;
@@ -273,9 +273,8 @@ mod tests {
     #[test]
     fn an_entry_that_lay_at_the_broker_has_only_what_is_left() {
         let entry = |text: &str| serde_json::from_str::<Entry>(text).unwrap();
-        let dated = entry(
-            r#"{"name":"a.example","address":"::1","ttl_s":3600,"until":"2026-11-20T01:00:00.000Z"}"#,
-        );
+        let dated =
+            entry(r#"{"name":"a.example","address":"::1","ttl_s":3600,"until":"2026-11-20T01:00:00.000Z"}"#);
         let at = |text: &str| Some(text.parse::<Timestamp>().unwrap());
         assert_eq!(dated.left(at("2026-11-20T00:50:00.000Z")), Duration::from_secs(600));
         assert_eq!(dated.left(at("2026-11-19T00:00:00.000Z")), Duration::from_secs(3600), "never more");

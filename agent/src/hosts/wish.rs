@@ -1,8 +1,8 @@
 //! Pure: what may be asked for, and why it may not.
 
-use samovar_wire::hosts::{name, required, text, ttl, unicast};
-pub use samovar_wire::hosts::{Refused, TTL_DEFAULT, TTL_MAX, standing};
 pub(super) use samovar_wire::hosts::{OVERRIDES_MAX, not_unicast};
+pub use samovar_wire::hosts::{Refused, TTL_DEFAULT, TTL_MAX, standing};
+use samovar_wire::hosts::{name, required, text, ttl, unicast};
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
 use std::time::Duration;

@@ -103,12 +103,8 @@ pub(super) async fn everywhere(
     Query(of): Query<Of>,
 ) -> Result<Response, Failure> {
     let given = |text: &str| (!text.is_empty()).then(|| text.to_owned());
-    let which = Which {
-        country: given(&of.country),
-        after: given(&of.after),
-        limit: DEVICES,
-        ..Which::default()
-    };
+    let which =
+        Which { country: given(&of.country), after: given(&of.after), limit: DEVICES, ..Which::default() };
     let (entries, next) = listing::page(&app.database, &which).await?;
     let countries = store::Entity::find()
         .select_only()
@@ -211,11 +207,7 @@ async fn show(
 }
 
 /// The rows of one device.
-pub(super) async fn of_place(
-    app: &App,
-    visitor: &Visitor,
-    place: &Place,
-) -> Result<Vec<HostRow>, Failure> {
+pub(super) async fn of_place(app: &App, visitor: &Visitor, place: &Place) -> Result<Vec<HostRow>, Failure> {
     Ok(rows(visitor, listing::of_device(&app.database, place).await?))
 }
 
@@ -263,7 +255,10 @@ fn row(words: &Words, entry: Entry) -> HostRow {
         by: format!("{}{place}", entry.owner),
         reason: format!("{}{ticket}", entry.reason),
         left: left(words, entry.remaining_s),
-        until: entry.until.map(|until| until.chars().take(16).collect::<String>().replace('T', " ")).unwrap_or_default(),
+        until: entry
+            .until
+            .map(|until| until.chars().take(16).collect::<String>().replace('T', " "))
+            .unwrap_or_default(),
         why: why.into_iter().flatten().filter(|text| !text.is_empty()).collect::<Vec<_>>().join(" · "),
         ours: entry.wanted,
         device: entry.device,

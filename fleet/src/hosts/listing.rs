@@ -107,11 +107,7 @@ async fn places(
     Ok(rows.into_iter().map(place).collect())
 }
 
-async fn entries(
-    database: &Database,
-    places: &[Place],
-    now: Timestamp,
-) -> Result<Vec<Entry>, DatabaseError> {
+async fn entries(database: &Database, places: &[Place], now: Timestamp) -> Result<Vec<Entry>, DatabaseError> {
     let names: Vec<&str> = places.iter().map(|place| place.device.id.as_str()).collect();
     let wanted = wanted::active(database.read(), &names, now).await?;
     let activations = places.iter().map(|place| (place.device.id.as_str(), place.device.activated_at));

@@ -82,7 +82,13 @@ pub struct Refusal {
 
 /// The entries of one device, by name; what is wanted stands before what is reported only.
 #[must_use]
-pub fn merge(of: Of<'_>, wanted: &[Model], state: &Value, refusals: &[Refusal], now: Timestamp) -> Vec<Entry> {
+pub fn merge(
+    of: Of<'_>,
+    wanted: &[Model],
+    state: &Value,
+    refusals: &[Refusal],
+    now: Timestamp,
+) -> Vec<Entry> {
     let reported: Vec<Entry> =
         state["overrides"].as_array().into_iter().flatten().filter_map(|one| report(of, one, now)).collect();
     let is_it = |row: &Model, entry: &Entry| entry.id.as_deref() == Some(row.id.as_str());
@@ -129,7 +135,9 @@ fn report(of: Of<'_>, one: &Value, now: Timestamp) -> Option<Entry> {
 
 /// Rounded up: a second that has begun is still there.
 fn left(until: &str, now: Timestamp) -> u64 {
-    until.parse::<Timestamp>().map_or(0, |until| until.since(now).as_millis().div_ceil(1000) as u64)
+    let Ok(until) = until.parse::<Timestamp>() else { return 0 };
+    let left = until.since(now);
+    left.as_secs() + u64::from(left.subsec_nanos() > 0)
 }
 
 /// Wanted, and not reported.

@@ -101,12 +101,7 @@ impl Content {
         hex(&sha256(text.join(" ").as_bytes()))
     }
 
-    fn sign(
-        &self,
-        wanted: &Wanted,
-        key: &SigningKey,
-        now: Timestamp,
-    ) -> Result<Vec<u8>, DesiredError> {
+    fn sign(&self, wanted: &Wanted, key: &SigningKey, now: Timestamp) -> Result<Vec<u8>, DesiredError> {
         let desired = Desired {
             device: wanted.device.clone(),
             revision: u64::try_from(wanted.revision).unwrap_or(0),

@@ -142,11 +142,8 @@ impl Ingest {
             tls: config.tls,
         })?;
         let (to_check, checks) = mpsc::channel(TO_CHECK);
-        let ingest = Self {
-            link: Some(link.clone()),
-            to_check: Some(to_check.clone()),
-            ..Self::without_broker()
-        };
+        let ingest =
+            Self { link: Some(link.clone()), to_check: Some(to_check.clone()), ..Self::without_broker() };
         let (stop, stopping) = watch::channel(false);
         let storing = run::Storing {
             environment,

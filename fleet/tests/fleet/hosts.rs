@@ -45,7 +45,8 @@ fn to_new() -> Value {
 }
 
 async fn set(fleet: &Fleet, role: &str, name: &str, body: Value) -> Answer {
-    let token = if role == "admin" { fleet.admin.clone() } else { fleet.token(role, "a long password").await };
+    let token =
+        if role == "admin" { fleet.admin.clone() } else { fleet.token(role, "a long password").await };
     fleet.api(&token, Method::PUT, &path(name), Some(body)).await
 }
 
@@ -94,7 +95,8 @@ async fn an_override_is_wanted_replaced_and_cleared_and_every_deed_is_recorded()
         let again = fleet.api(&fleet.admin, Method::DELETE, &path("us.store.example"), None).await;
         assert_eq!((again.status, again.slug()), (StatusCode::NOT_FOUND, "no-override"));
         let audit = fleet.get("/api/v1/audit").await.body;
-        let deeds: Vec<_> = audit["audit"].as_array().unwrap().iter().take(3).map(|deed| &deed["action"]).collect();
+        let deeds: Vec<_> =
+            audit["audit"].as_array().unwrap().iter().take(3).map(|deed| &deed["action"]).collect();
         assert_eq!(deeds, ["hosts.clear", "hosts.set", "hosts.set"]);
         assert!(audit["audit"][2]["detail"].as_str().unwrap().contains("192.0.2.7"), "{audit}");
         fleet.running.stop().await;
@@ -131,7 +133,8 @@ async fn what_the_device_would_refuse_is_refused_here_and_roles_have_their_limit
     }
     assert_eq!(refused("admin", "localhost", to_new()).await.0, 422);
     assert_eq!(refused("admin", "www.example", to_new()).await, (404, "unknown-name".into()));
-    let nobody = fleet.api(&fleet.admin, Method::PUT, "/api/v1/devices/X/hosts/us.store.example", Some(to_new()));
+    let nobody =
+        fleet.api(&fleet.admin, Method::PUT, "/api/v1/devices/X/hosts/us.store.example", Some(to_new()));
     assert_eq!(nobody.await.status, StatusCode::NOT_FOUND);
     // One is there; nineteen more, and no other.
     for n in 0..19 {
@@ -141,7 +144,8 @@ async fn what_the_device_would_refuse_is_refused_here_and_roles_have_their_limit
     assert_eq!(refused("admin", "n3.store.example", to_new()).await.0, 202, "replacing needs no room");
     publish(&fleet, |table| table["protected"] = json!(["us.store.example"])).await;
     assert_eq!(refused("admin", "us.store.example", to_new()).await, (403, "protected-name".into()));
-    publish(&fleet, |table| table["countries"]["US"]["services"]["orders"]["overridable"] = json!(false)).await;
+    publish(&fleet, |table| table["countries"]["US"]["services"]["orders"]["overridable"] = json!(false))
+        .await;
     assert_eq!(refused("admin", "n3.store.example", to_new()).await, (403, "not-overridable".into()));
     publish(&fleet, |table| table["disable_overrides"] = json!(true)).await;
     assert_eq!(refused("admin", "n3.store.example", to_new()).await, (403, "overrides-disabled".into()));
@@ -168,7 +172,10 @@ async fn a_device_that_hears_late_is_told_what_is_left_and_of_what_is_over_nothi
     assert_eq!(told(601).await, json!([]));
     assert!(wanted::recent(database, at(601)).await.unwrap()[DEVICE].is_empty(), "an end is a change");
     wanted::forget(database, at(601)).await.unwrap();
-    assert!(wanted::recent(database, at(601)).await.unwrap().contains_key(DEVICE), "kept for servers that were away");
+    assert!(
+        wanted::recent(database, at(601)).await.unwrap().contains_key(DEVICE),
+        "kept for servers that were away"
+    );
     wanted::forget(database, at(600 + 5 * 86_400)).await.unwrap();
     assert!(wanted::recent(database, at(0)).await.unwrap().is_empty());
     fleet.running.stop().await;
@@ -208,15 +215,19 @@ async fn a_technician_sets_and_clears_by_forms_alone() {
     let fields = "do=set&name=us.store.example&address=192.0.2.7&reason=moved+%3Cb%3E&ticket=T-9";
     let (status, _) = browse(&fleet, &cookie, &place, Some(&format!("csrf=x&hours=1&{fields}"))).await;
     assert_eq!(status, StatusCode::FORBIDDEN, "forged");
-    let (status, page) = browse(&fleet, &cookie, &place, Some(&format!("csrf={csrf}&hours=soon&{fields}"))).await;
+    let (status, page) =
+        browse(&fleet, &cookie, &place, Some(&format!("csrf={csrf}&hours=soon&{fields}"))).await;
     assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY);
     assert!(page.contains("role=\"alert\"") && page.contains("value=\"192.0.2.7\""), "what was typed stays");
-    let (status, page) = browse(&fleet, &cookie, &place, Some(&format!("csrf={csrf}&hours=5&{fields}"))).await;
+    let (status, page) =
+        browse(&fleet, &cookie, &place, Some(&format!("csrf={csrf}&hours=5&{fields}"))).await;
     assert_eq!(status, StatusCode::FORBIDDEN, "more than the role has: {page}");
     let (status, _) = browse(&fleet, &cookie, &place, Some(&format!("csrf={csrf}&hours=0.5&{fields}"))).await;
     assert_eq!(status, StatusCode::SEE_OTHER);
     for path in [&device, &place, "/console/hosts", "/console/hosts?country=US"] {
-        for (language, words) in [("en", ["29 min", "waits for the device"]), ("zh", ["29 分钟", "等待设备确认"])] {
+        for (language, words) in
+            [("en", ["29 min", "waits for the device"]), ("zh", ["29 分钟", "等待设备确认"])]
+        {
             let join = if path.contains('?') { '&' } else { '?' };
             let (_, page) = browse(&fleet, &cookie, &format!("{path}{join}lang={language}"), None).await;
             let escaped = page.contains("moved &#60;b&#62; · T-9") && page.contains("192.0.2.7");
@@ -229,7 +240,8 @@ async fn a_technician_sets_and_clears_by_forms_alone() {
     let viewer = sign_in(&fleet, "viewer").await;
     let (_, page) = browse(&fleet, &viewer, &place, None).await;
     assert!(page.contains("192.0.2.7") && !page.contains("name=\"do\""), "a viewer only looks: {page}");
-    let csrf_of_viewer = page.split_once("name=\"csrf\" value=\"").unwrap().1.split('"').next().unwrap().to_owned();
+    let csrf_of_viewer =
+        page.split_once("name=\"csrf\" value=\"").unwrap().1.split('"').next().unwrap().to_owned();
     let clear = |csrf: &str| format!("csrf={csrf}&do=clear&name=us.store.example");
     assert_eq!(browse(&fleet, &viewer, &place, Some(&clear(&csrf_of_viewer))).await.0, StatusCode::FORBIDDEN);
     assert_eq!(browse(&fleet, &cookie, &place, Some(&clear(&csrf))).await.0, StatusCode::SEE_OTHER);
