@@ -4,6 +4,7 @@
 //! claim code + CSR ──► activation ──► certificate, route table, broker       activation/ pki/ routes/
 //! batch of orders ──► intake ──► orders (exactly once for each key)          orders/
 //! operator ──► auth ──► API ──► stores, claims, devices, routes, audit       auth/ api/
+//! operator ──► host overrides ──► desired state of one device, until their end  hosts/
 //! device ──► broker ──► ingest ──► live state, events ──► API, console       broker/ ingest/ console/
 //! ```
 //!
@@ -23,6 +24,7 @@ pub mod clock;
 pub mod config;
 pub mod console;
 pub mod db;
+pub mod hosts;
 pub mod ingest;
 pub mod metrics;
 pub mod mqtt;

@@ -86,6 +86,8 @@ const POLICIES: &[&str] = &[
     "fleet/src/routes/difference.rs",
     "fleet/src/routes/document.rs",
     "fleet/src/routes/sensible.rs",
+    "fleet/src/hosts/merge.rs",
+    "fleet/wire/src/hosts.rs",
     "fleet/wire/src/plain.rs",
 ];
 

@@ -1,6 +1,6 @@
 //! Host overrides on the local API: who reads sees everything, who changes needs the token of the device.
 
-use super::handle::{Hosts, SetError, address};
+use super::handle::{Hosts, SetError};
 use super::wish::{Refused, Source, TTL_DEFAULT, Wish};
 use crate::http::answer::read_json;
 use crate::http::{Caller, Failure};
@@ -10,6 +10,7 @@ use axum::extract::{Path, State};
 use axum::routing::{get, put};
 use axum::{Extension, Json, Router};
 use http::StatusCode;
+use samovar_wire::hosts::address;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::time::Duration;

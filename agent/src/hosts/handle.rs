@@ -1,10 +1,13 @@
 //! What others hold of host overrides: a list that costs nothing to read, and verbs that wait for their outcome.
 
+use super::book;
 use super::file::Conflict;
 use super::run::{Names, Tried};
 use super::state::{FileState, Published, Shown};
-use super::wish::{Refused, Source, TTL_DEFAULT, Wish, name};
+use super::wish::{Refused, Source, TTL_DEFAULT, Wish};
 use crate::store::StoreError;
+use samovar_wire::Timestamp;
+use samovar_wire::hosts::{address, name};
 use serde::Deserialize;
 use serde_json::Value;
 use std::net::IpAddr;
@@ -172,11 +175,13 @@ impl Hosts {
             }
         }
         for (entry, known) in entries.into_iter().zip(compared.known) {
-            if known {
+            let now = book::now();
+            let left = entry.left(now.trusted.then_some(now.wall));
+            if known || (left.is_zero() && entry.until.is_some()) {
                 continue;
             }
             let (name, owner) = (entry.name.clone(), entry.owner.clone());
-            let result = match entry.wish() {
+            let result = match entry.wish(left) {
                 Ok(wish) => self.set(wish).await.map(drop),
                 Err(refused) => Err(refused.into()),
             };
@@ -212,6 +217,8 @@ struct Entry {
     reason: String,
     ticket: Option<String>,
     ttl_s: Option<u64>,
+    /// When it ends by the fleet's clock: what lay at the broker for an hour has an hour less.
+    until: Option<Timestamp>,
     #[serde(default)]
     force: bool,
 }
@@ -221,26 +228,24 @@ fn fleet() -> String {
 }
 
 impl Entry {
-    fn wish(self) -> Result<Wish, Refused> {
+    /// What is left of it, by a clock that is to be believed.
+    fn left(&self, now: Option<Timestamp>) -> Duration {
+        let ttl = self.ttl_s.map_or(TTL_DEFAULT, Duration::from_secs);
+        self.until.zip(now).map_or(ttl, |(until, now)| ttl.min(until.since(now)))
+    }
+
+    fn wish(self, ttl: Duration) -> Result<Wish, Refused> {
         Ok(Wish {
             name: self.name,
             address: address(&self.address)?,
             owner: self.owner,
             reason: self.reason,
             ticket: self.ticket,
-            ttl: self.ttl_s.map_or(TTL_DEFAULT, Duration::from_secs),
+            ttl,
             force: self.force,
             source: Source::Fleet(self.id),
         })
     }
-}
-
-/// An address as a request gives it.
-pub(super) fn address(text: &str) -> Result<IpAddr, Refused> {
-    text.trim().parse().map_err(|_| Refused::Invalid {
-        field: "address",
-        problem: "use an IPv4 or IPv6 address, such as 203.0.113.10".into(),
-    })
 }
 
 fn wanted_by_fleet(wanted: &Value) -> Vec<Entry> {
@@ -259,4 +264,22 @@ fn wanted_by_fleet(wanted: &Value) -> Vec<Entry> {
         }
     };
     entries.iter().filter_map(read).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_entry_that_lay_at_the_broker_has_only_what_is_left() {
+        let entry = |text: &str| serde_json::from_str::<Entry>(text).unwrap();
+        let dated =
+            entry(r#"{"name":"a.example","address":"::1","ttl_s":3600,"until":"2026-11-20T01:00:00.000Z"}"#);
+        let at = |text: &str| Some(text.parse::<Timestamp>().unwrap());
+        assert_eq!(dated.left(at("2026-11-20T00:50:00.000Z")), Duration::from_secs(600));
+        assert_eq!(dated.left(at("2026-11-19T00:00:00.000Z")), Duration::from_secs(3600), "never more");
+        assert_eq!(dated.left(at("2026-11-20T02:00:00.000Z")), Duration::ZERO);
+        assert_eq!(dated.left(None), Duration::from_secs(3600), "no clock to believe");
+        assert_eq!(entry(r#"{"name":"a.example","address":"::1"}"#).left(None), TTL_DEFAULT);
+    }
 }

@@ -7,9 +7,10 @@
 
 use super::apply::{ApplyError, HostsFile, Outcome};
 use super::file::Block;
-use super::wish::{OVERRIDES_MAX, name, not_unicast};
+use super::wish::{OVERRIDES_MAX, not_unicast};
 use crate::clock::{Mono, mono};
 use crate::net::explain;
+use samovar_wire::hosts::name;
 use serde::{Deserialize, Serialize};
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;

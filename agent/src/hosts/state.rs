@@ -57,6 +57,9 @@ pub struct Shown {
     pub id: String,
     /// `local` or `fleet`.
     pub source: &'static str,
+    /// The fleet's own id of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fleet_id: Option<String>,
     /// Whether it was forced.
     pub forced: bool,
     /// Since when.
@@ -96,6 +99,10 @@ impl Shown {
             source: match known.source {
                 Source::Local => "local",
                 Source::Fleet(_) => "fleet",
+            },
+            fleet_id: match &known.source {
+                Source::Local => None,
+                Source::Fleet(id) => Some(id.clone()),
             },
             forced: known.forced,
             set_at: known.set_at,

@@ -11,6 +11,7 @@ use samovar_wire::Timestamp;
 use samovar_wire::conditions::{Severity, Words};
 use samovar_wire::status::{ActiveCondition, DeviceState, Line};
 use serde::Deserialize;
+use serde_json::Value;
 use std::fmt::Write;
 
 /// Nothing but our own style sheet may be loaded, and nobody may frame the page.
@@ -53,6 +54,14 @@ words! {
     QUARANTINED = "Orders refused", "被拒绝的订单";
     SETTLED = "Orders delivered", "已送达的订单";
     NOTICES = "What is wrong", "存在的问题";
+    OVERRIDES = "Names that point elsewhere for a while", "临时指向其他地址的域名";
+    SET_BY = "set by", "设置人：";
+    BY_FLEET = "from head office", "由总部设置";
+    UNTIL = "until", "结束于";
+    EFFECTIVE = "takes effect", "已生效";
+    NOT_EFFECTIVE = "no effect", "未生效";
+    NOT_TRIED = "not tried yet", "尚未验证";
+    AGENT_ONLY = "for this agent only", "仅对本代理程序";
     VERSION = "Version", "版本";
     OTHER_LANGUAGE = "中文", "English";
 }
@@ -159,6 +168,7 @@ fn render(state: &DeviceState, connected: bool, language: Language) -> String {
     fact(VERSION, &escape(&state.version));
     page.push_str("</dl>");
     notices(&mut page, &state.conditions, language);
+    overrides(&mut page, &state.overrides, language);
     let other = language.other();
     let _ =
         write!(page, "<p><a href=\"/?lang={}\">{}</a></p></body></html>", other.tag(), say(OTHER_LANGUAGE));
@@ -188,6 +198,43 @@ fn notices(page: &mut String, conditions: &[ActiveCondition], language: Language
             language.of(SINCE),
             moment(condition.since),
             escape(&condition.detail)
+        );
+    }
+    page.push_str("</ul>");
+}
+
+/// Host overrides in force: whose, why, until when, and whether they do something.
+fn overrides(page: &mut String, overrides: &[Value], language: Language) {
+    if overrides.is_empty() {
+        return;
+    }
+    let say = |words| language.of(words);
+    let _ = write!(page, "<h2>{}</h2><ul>", say(OVERRIDES));
+    for one in overrides {
+        let text = |field: &str| escape(one[field].as_str().unwrap_or_default());
+        let until = one["until"].as_str().and_then(|until| until.parse().ok()).map(moment);
+        let effect = match one["effective"].as_bool() {
+            Some(true) => EFFECTIVE,
+            Some(false) => NOT_EFFECTIVE,
+            None => NOT_TRIED,
+        };
+        let ticket = one["ticket"].as_str().map(|ticket| format!(" · {}", escape(ticket)));
+        let fleet = (one["source"] == "fleet").then(|| format!(" ({})", say(BY_FLEET)));
+        let agent_only = (one["scope"] == "agent").then(|| format!(" · {}", say(AGENT_ONLY)));
+        let _ = write!(
+            page,
+            "<li>{} → {} · {}{}<br><small>{}{} · {} {}{} · {} {}</small></li>",
+            text("name"),
+            text("address"),
+            say(effect),
+            agent_only.unwrap_or_default(),
+            text("reason"),
+            ticket.unwrap_or_default(),
+            say(SET_BY),
+            text("owner"),
+            fleet.unwrap_or_default(),
+            say(UNTIL),
+            until.unwrap_or_default()
         );
     }
     page.push_str("</ul>");
@@ -265,5 +312,21 @@ mod tests {
         let page = render(&state, true, Language::Chinese);
         assert!(!page.contains("<script>") && page.contains("&lt;script&gt;"));
         assert!(page.contains("网络要求登录"));
+    }
+
+    #[test]
+    fn overrides_are_shown_with_whose_they_are_why_and_until_when() {
+        let mut state = state();
+        assert!(!render(&state, true, Language::English).contains("point elsewhere"));
+        state.overrides = vec![serde_json::json!({
+            "name": "us.store.example", "address": "192.0.2.1", "owner": "lin<", "reason": "moved", "ticket": "T-1",
+            "source": "fleet", "until": "2026-11-20T04:00:00.000Z", "effective": false, "scope": "agent"
+        })];
+        let page = render(&state, true, Language::English);
+        for words in ["us.store.example → 192.0.2.1 · no effect · for this agent only", "moved · T-1"] {
+            assert!(page.contains(words), "{words}: {page}");
+        }
+        assert!(page.contains("set by lin&lt; (from head office) · until 2026-11-20 04:00:00 UTC"), "{page}");
+        assert!(render(&state, true, Language::Chinese).contains("未生效"));
     }
 }

@@ -27,6 +27,7 @@ pub fn router() -> OpenApiRouter<App> {
         .merge(devices::router())
         .merge(live::router())
         .merge(figures::router())
+        .merge(crate::hosts::handlers::router())
         .merge(crate::orders::query::router())
         .merge(crate::routes::handlers::router())
         .merge(operators::router())

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::client::{Client, Target, encode, with_query};
 use super::logins::{self, Login};
-use super::{print, routes, terminal};
+use super::{hosts, print, routes, terminal};
 
 #[derive(Subcommand)]
 pub(super) enum Ask {
@@ -75,6 +75,9 @@ pub(super) enum Ask {
         #[command(flatten)]
         target: Target,
     },
+    /// Host overrides of devices
+    #[command(subcommand)]
+    Hosts(hosts::Hosts),
     /// Route tables
     #[command(subcommand)]
     Routes(routes::Routes),
@@ -211,6 +214,7 @@ pub(super) async fn run(ask: Ask) -> Result<()> {
         Ask::Orders { store, device, after, limit, count, target, .. } => {
             orders(&target, (store, device), after, limit, count).await
         }
+        Ask::Hosts(hosts) => hosts::run(hosts).await,
         Ask::Routes(routes) => routes::run(routes).await,
         Ask::Operator(operator) => run_operator(operator).await,
         Ask::Audit { limit, target } => {
@@ -335,7 +339,7 @@ async fn run_operator(operator: Operator) -> Result<()> {
 }
 
 /// All pages of a list that is ordered by identifier.
-async fn list(
+pub(super) async fn list(
     target: &Target,
     path: &str,
     filter: &[(&str, Option<String>)],
@@ -386,7 +390,7 @@ fn show(target: &Target, answer: &Value) -> Result<()> {
 }
 
 /// Reads `90s`, `30m`, `24h`, `7d`.
-fn duration(text: &str) -> Result<Duration, String> {
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
     let wrong = || format!("`{text}` is not a duration such as 90s, 30m, 24h or 7d");
     let unit = text.chars().last().ok_or_else(wrong)?;
     let seconds = match unit {

@@ -11,6 +11,7 @@ mod ask;
 mod client;
 mod effect;
 mod figures;
+mod hosts;
 mod logins;
 mod offline;
 mod origin_cert;

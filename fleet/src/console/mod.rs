@@ -8,9 +8,11 @@
 //!
 //! Promises: everything a device, a till or an operator wrote is escaped by the templates, and the content security
 //! policy lets no script run but our own file; each page works without scripts (it then refreshes itself); nothing is
-//! loaded from anywhere else. The pages look; only those of route tables change something, by forms with a CSRF token.
+//! loaded from anywhere else. The pages look; only those of route tables and host overrides change something, by
+//! forms with a CSRF token.
 
 mod endpoints;
+mod hosts;
 mod pages;
 mod route_drafts;
 mod route_map;
@@ -48,6 +50,8 @@ pub fn router() -> Router<App> {
         .route("/console/", get(|| std::future::ready(Redirect::permanent("/console"))))
         .route("/console/stores/{id}", get(pages::store))
         .route("/console/devices/{id}", get(pages::device))
+        .route("/console/devices/{id}/hosts", get(hosts::of_device).post(hosts::change))
+        .route("/console/hosts", get(hosts::everywhere))
         .merge(route_pages())
         .route("/console/endpoints", get(endpoints::endpoints))
         .route("/console/{*rest}", get(pages::nothing))

@@ -12,13 +12,17 @@ use sea_orm::{
 };
 use serde::Deserialize;
 
+use super::hosts::{self, HostRow};
 use super::page;
 use super::view::{self, ConditionRow, Count, DeviceRow, EventRow, Fact, OrderRow, OriginRow, Presence};
 use super::visitor::{Shell, Visitor, encoded};
 use crate::app::App;
+use crate::auth::Role;
 use crate::config::{BrokerChoice, broker_choice};
 use crate::db::DatabaseError;
 use crate::db::entity::{certificate, device, order, store};
+use crate::hosts::handlers::failure;
+use crate::hosts::wanted::{self, WantError};
 use crate::ingest::entity::{device_event, device_status};
 use crate::ingest::live::{self, Detailed};
 use crate::orders::compared;
@@ -73,6 +77,8 @@ struct DevicePage {
     origins: Vec<OriginRow>,
     orders: Vec<OrderRow>,
     events: Vec<EventRow>,
+    hosts: Vec<HostRow>,
+    may_override: bool,
     document: String,
 }
 
@@ -188,9 +194,15 @@ pub(super) async fn device(
     visitor: Visitor,
     Path(id): Path<String>,
 ) -> Result<Response, Failure> {
-    let Some(found) = device::Entity::find_by_id(&id).one(app.database.read()).await? else {
-        return Ok(missing(&visitor, visitor.speech.language.words().no_device));
+    let place = match wanted::place(&app.database, &id).await {
+        Ok(place) => place,
+        Err(WantError::NoDevice(_)) => {
+            return Ok(missing(&visitor, visitor.speech.language.words().no_device));
+        }
+        Err(error) => return Err(failure(&error)),
     };
+    let hosts = hosts::of_place(&app, &visitor, &place).await?;
+    let found = place.device;
     let lens = visitor.lens();
     let detail: Detailed =
         live::of(&app.database, [(id.as_str(), found.activated_at)]).await?.remove(&id).unwrap_or_default();
@@ -209,6 +221,8 @@ pub(super) async fn device(
         origins: lens.origins(&detail.state),
         orders: latest_orders(&app, filter).await?,
         events: latest_events(&app, &id).await?,
+        hosts,
+        may_override: visitor.operator.role >= Role::Field,
         document: if detail.state.is_null() { String::new() } else { format!("{:#}", detail.state) },
         id: found.id,
         class: found.class,

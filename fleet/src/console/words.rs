@@ -222,6 +222,31 @@ words! {
     why_unknown: "has not said", "未说明";
     not_said: "not said", "未上报";
     starter: "starter", "初始";
+    host_overrides: "Host overrides", "主机覆盖";
+    override_set: "Point a name elsewhere", "将域名指向其他地址";
+    override_do: "Set", "设置";
+    override_clear: "Clear", "撤销";
+    override_by: "By", "设置人";
+    override_force: "Also when the address does not prove that it is the name", "即使该地址未通过域名验证也设置";
+    override_help: "The device tries the address before and proves the effect afterwards. It ends by itself, also when the device is offline.", "设备会先验证该地址，之后再确认效果。到期自动结束，设备离线时也是如此。";
+    override_effective: "takes effect", "已生效";
+    override_idle: "no effect", "未生效";
+    override_untried: "not tried yet", "尚未验证";
+    override_waiting: "waits for the device", "等待设备确认";
+    override_refused: "refused by the device", "设备已拒绝";
+    override_ending: "being ended", "正在撤销";
+    override_local: "at the device", "在设备上设置";
+    scope_device: "for every program", "对所有程序";
+    scope_agent: "agent only", "仅限代理程序";
+    no_overrides: "No name points elsewhere.", "没有主机覆盖。";
+    host_name: "Exact name", "完整域名";
+    address: "Address", "地址";
+    ticket: "Ticket", "工单";
+    hours: "Hours", "时长（小时）";
+    left: "Left", "剩余";
+    left_hours: "{} h", "{} 小时";
+    left_minutes: "{} min", "{} 分钟";
+    left_seconds: "{} s", "{} 秒";
     back: "Back to the overview", "返回总览";
 }
 

@@ -24,6 +24,7 @@ impl MigratorTrait for Migrator {
             Box::new(M0005Differences),
             Box::new(M0006Drafts),
             Box::new(EndpointFigures),
+            Box::new(crate::hosts::schema::M0008HostOverrides),
         ]
     }
 }

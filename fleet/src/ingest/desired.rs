@@ -4,12 +4,16 @@
 //! made again from its content whenever it is needed (the signature is deterministic), so that a fleet of tens of
 //! thousands does not keep as many copies of one route table. A device that reports an older revision or table than it
 //! should have is sent the document again; the retained message at the broker is only the fast way.
+//!
+//! Host overrides are the one part that is of one device and that ends by itself. A document with overrides is not
+//! retained and soon forgotten by the broker: a device that comes later is sent one with the time that is left then.
 
 use super::client::Link;
 use super::entity::{device_desired, device_status};
 use crate::activation::revocation;
-use crate::db::entity::{device, route_table};
+use crate::db::entity::{device, host_override, route_table};
 use crate::db::{Database, DatabaseError};
+use crate::hosts::wanted;
 use crate::pki::secrets::SigningKeys;
 use samovar_wire::activation::Role;
 use samovar_wire::dsse::{self, Envelope, SigningKey};
@@ -19,6 +23,7 @@ use samovar_wire::{DeviceId, Timestamp};
 use sea_orm::ActiveValue::Set;
 use sea_orm::sea_query::OnConflict;
 use sea_orm::{ColumnTrait as _, EntityTrait as _, QueryFilter as _, QueryOrder as _, QuerySelect as _};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,6 +31,10 @@ use std::time::Duration;
 const INLINE_MAX: usize = 128 * 1024;
 /// Devices looked at in one transaction of a sweep.
 const PAGE: u64 = 200;
+/// What the broker did not deliver by then, it forgets, when it has overrides inside.
+const OVERRIDES_EXPIRY_S: u32 = 60;
+/// Names in one question to the database.
+const ASK: usize = 1000;
 /// How long a sweep waits for room in the outbox before it gives up until the next one.
 const ROOM: Duration = Duration::from_secs(30);
 
@@ -82,18 +91,36 @@ impl Content {
         self.version
     }
 
-    fn sign(&self, device: &DeviceId, revision: u64, key: &SigningKey) -> Result<Vec<u8>, DesiredError> {
+    /// What distinguishes the content of one device: a row of overrides never changes, so its id stands for it.
+    fn digest(&self, overrides: &[host_override::Model]) -> String {
+        if overrides.is_empty() {
+            return self.sha256.clone();
+        }
+        let ids = overrides.iter().map(|row| row.id.as_str());
+        let text: Vec<&str> = std::iter::once(self.sha256.as_str()).chain(ids).collect();
+        hex(&sha256(text.join(" ").as_bytes()))
+    }
+
+    fn sign(&self, wanted: &Wanted, key: &SigningKey, now: Timestamp) -> Result<Vec<u8>, DesiredError> {
         let desired = Desired {
-            device: device.clone(),
-            revision,
+            device: wanted.device.clone(),
+            revision: u64::try_from(wanted.revision).unwrap_or(0),
             config: None,
             route_table: self.document.clone(),
-            overrides: None,
+            // Also when there is none: that is how a device learns that one was cleared.
+            overrides: Some(wanted::entries(&wanted.overrides, now)),
             release: None,
         };
         let payload = serde_json::to_vec(&desired).map_err(DesiredError::Write)?;
         serde_json::to_vec(&Envelope::sign(dsse::DESIRED, &payload, &[key])).map_err(DesiredError::Write)
     }
+}
+
+/// What one device is to be told.
+struct Wanted {
+    device: DeviceId,
+    revision: i64,
+    overrides: Vec<host_override::Model>,
 }
 
 /// The newest route table, as it was signed.
@@ -162,10 +189,31 @@ pub(super) async fn check(
         .await
         .map_err(DatabaseError::from)?;
     let reported = status.map(|row| Reported { revision: row.config_revision, route_table: row.route_table });
-    for (name, revision) in number(database, content, vec![(name.clone(), reported)], now).await? {
-        publish(config, content, link, &name, revision).await?;
+    for wanted in number(database, content, vec![(name.clone(), reported)], now).await? {
+        publish(config, content, link, &wanted, now).await?;
     }
     Ok(())
+}
+
+/// Devices whose overrides are not those that they were told last: somebody changed them, here or at another server, or
+/// the time of one is over.
+pub(super) async fn overridden(
+    database: &Database,
+    content: &Content,
+    now: Timestamp,
+) -> Result<Vec<DeviceId>, DatabaseError> {
+    let lists = wanted::recent(database, now).await?;
+    let names: Vec<&str> = lists.keys().map(String::as_str).collect();
+    let mut told = BTreeMap::new();
+    for some in names.chunks(ASK) {
+        let rows = device_desired::Entity::find()
+            .filter(device_desired::Column::Device.is_in(some.iter().copied()))
+            .all(database.read())
+            .await?;
+        told.extend(rows.into_iter().map(|row| (row.device, row.content_sha256)));
+    }
+    let changed = |(name, rows): &(&String, &Vec<_>)| told.get(*name) != Some(&content.digest(rows));
+    Ok(lists.iter().filter(changed).filter_map(|(name, _)| name.parse().ok()).collect())
 }
 
 /// Gives every device that has other content than this one a new revision and publishes it.
@@ -188,8 +236,8 @@ pub(super) async fn sweep(
         let Some(last) = page.last() else { return Ok(sent) };
         after.clone_from(&last.id);
         let names = page.iter().filter_map(|row| row.id.parse().ok()).map(|name| (name, None)).collect();
-        for (name, revision) in number(database, content, names, now()).await? {
-            publish(config, content, link, &name, revision).await?;
+        for wanted in number(database, content, names, now()).await? {
+            publish(config, content, link, &wanted, now()).await?;
             sent += 1;
         }
     }
@@ -201,7 +249,7 @@ async fn number(
     content: &Content,
     devices: Vec<(DeviceId, Option<Reported>)>,
     now: Timestamp,
-) -> Result<Vec<(DeviceId, i64)>, DatabaseError> {
+) -> Result<Vec<Wanted>, DatabaseError> {
     use device_desired::Column as D;
     let write = database.write().await?;
     let names: Vec<_> = devices.iter().map(|(name, _)| name.as_str()).collect();
@@ -211,6 +259,7 @@ async fn number(
         .lock_exclusive()
         .all(&*write)
         .await?;
+    let mut overrides = wanted::active(&*write, &names, now).await?;
     let (mut rows, mut to_send) = (Vec::new(), Vec::new());
     for (name, reported) in &devices {
         if revoked.contains(name.as_str()) {
@@ -218,19 +267,21 @@ async fn number(
         }
         let (name, reported) = (name.clone(), *reported);
         let row = stored.iter().find(|row| row.device == name.as_str());
-        let row = row.map(|row| (row.revision, row.content_sha256 == content.sha256));
+        let overrides = overrides.remove(name.as_str()).unwrap_or_default();
+        let digest = content.digest(&overrides);
+        let row = row.map(|row| (row.revision, row.content_sha256 == digest));
         match plan(row, reported, content.version, now) {
             Step::Nothing => {}
-            Step::Send(revision) => to_send.push((name, revision)),
+            Step::Send(revision) => to_send.push(Wanted { device: name, revision, overrides }),
             Step::Number(revision) => {
                 rows.push(device_desired::ActiveModel {
                     device: Set(name.as_str().to_owned()),
                     revision: Set(revision),
-                    content_sha256: Set(content.sha256.clone()),
+                    content_sha256: Set(digest),
                     route_table: Set(content.version),
                     signed_at: Set(now.millis()),
                 });
-                to_send.push((name, revision));
+                to_send.push(Wanted { device: name, revision, overrides });
             }
         }
     }
@@ -251,16 +302,18 @@ async fn publish(
     config: &DesiredConfig,
     content: &Content,
     link: &Link,
-    device: &DeviceId,
-    revision: i64,
+    wanted: &Wanted,
+    now: Timestamp,
 ) -> Result<(), DesiredError> {
-    let topic =
-        Topic { environment: config.environment.clone(), device: device.clone(), channel: Channel::Desired };
+    let (environment, device) = (config.environment.clone(), wanted.device.clone());
+    let topic = Topic { environment, device, channel: Channel::Desired };
     let key = config.keys.commands.iter().find(|(role, _)| *role == Role::Admin);
     let (_, key) = key.ok_or(DesiredError::NoKey)?;
-    let payload = content.sign(device, u64::try_from(revision).unwrap_or(0), key)?;
+    let payload = content.sign(wanted, key, now)?;
+    let lasting = wanted.overrides.is_empty();
+    let expiry = (!lasting).then_some(OVERRIDES_EXPIRY_S);
     let until = tokio::time::Instant::now() + ROOM;
-    while link.publish(topic.to_string(), payload.clone(), true, None).is_err() {
+    while link.publish(topic.to_string(), payload.clone(), lasting, expiry).is_err() {
         if tokio::time::Instant::now() >= until {
             return Err(DesiredError::NoRoom);
         }

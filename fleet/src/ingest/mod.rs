@@ -103,6 +103,7 @@ pub struct Ingest {
     counters: Arc<Counters>,
     table_changed: Arc<Notify>,
     revocations: Arc<Notify>,
+    to_check: Option<mpsc::Sender<DeviceId>>,
     link: Option<Link>,
 }
 
@@ -123,6 +124,7 @@ impl Ingest {
             counters: Arc::default(),
             table_changed: Arc::default(),
             revocations: Arc::default(),
+            to_check: None,
             link: None,
         }
     }
@@ -139,8 +141,9 @@ impl Ingest {
             filters: vec![ingest_filter(&environment)],
             tls: config.tls,
         })?;
-        let ingest = Self { link: Some(link.clone()), ..Self::without_broker() };
         let (to_check, checks) = mpsc::channel(TO_CHECK);
+        let ingest =
+            Self { link: Some(link.clone()), to_check: Some(to_check.clone()), ..Self::without_broker() };
         let (stop, stopping) = watch::channel(false);
         let storing = run::Storing {
             environment,
@@ -209,6 +212,16 @@ impl Ingest {
     /// A route table was published: every device gets a new desired state.
     pub fn route_table_published(&self) {
         self.table_changed.notify_one();
+    }
+
+    /// What a device should be was changed: it is told, and so is who watches it.
+    pub fn desired_changed(&self, device: &DeviceId, store: &str) {
+        if let Some(to_check) = &self.to_check {
+            // When full: the next look at the overrides finds it.
+            let _ = to_check.try_send(device.clone());
+        }
+        // Nobody listening is fine.
+        let _ = self.changes.send(Change { device: device.clone(), store: store.to_owned(), events: false });
     }
 
     /// A device's certificates were revoked: it is cut off, and who watches it is told.

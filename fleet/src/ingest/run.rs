@@ -8,6 +8,7 @@ use super::message::{self, Body, Message, Refused};
 use super::{Change, Counters, shed};
 use crate::clock;
 use crate::db::Database;
+use crate::hosts::wanted;
 use crate::overload::Overload;
 use crate::overload::admission::Class;
 use samovar_wire::mqtt::{Ack, Channel, Envelope, Topic};
@@ -204,6 +205,9 @@ impl Storing {
         if let Err(error) = keep::forget(&self.database, before).await {
             tracing::warn!(error = %crate::ingest::chain(&error), "old events could not be deleted");
         }
+        if let Err(error) = wanted::forget(&self.database, clock::now()).await {
+            tracing::warn!(error = %crate::ingest::chain(&error), "old host overrides could not be deleted");
+        }
         if let Err(error) = figures::forget(&self.database, clock::now()).await {
             tracing::warn!(error = %crate::ingest::chain(&error), "old figures could not be deleted");
         }
@@ -234,7 +238,10 @@ impl Desiring {
         loop {
             tokio::select! {
                 () = stopped(&mut stop) => return,
-                _ = poll.tick() => self.refresh(&mut content).await,
+                _ = poll.tick() => {
+                    self.refresh(&mut content).await;
+                    self.overridden(&content).await;
+                }
                 () = self.table_changed.notified() => self.refresh(&mut content).await,
                 Some(device) = to_check.recv() => {
                     let mut devices = BTreeSet::from([device]);
@@ -269,6 +276,17 @@ impl Desiring {
             tracing::info!(devices = sent, route_table = new.version(), "new desired states published");
         }
         Ok(())
+    }
+
+    /// Another server may have changed overrides, and they end by themselves.
+    async fn overridden(&self, content: &Option<Content>) {
+        let Some(loaded) = content else { return };
+        match desired::overridden(&self.database, loaded, clock::now()).await {
+            Ok(devices) => self.check(content, devices.into_iter().collect()).await,
+            Err(error) => {
+                tracing::warn!(error = %crate::ingest::chain(&error), "host overrides could not be read");
+            }
+        }
     }
 
     async fn check(&self, content: &Option<Content>, devices: BTreeSet<DeviceId>) {

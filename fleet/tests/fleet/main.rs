@@ -15,6 +15,7 @@ mod api;
 #[cfg(feature = "embedded-broker")]
 mod devices;
 mod guards;
+mod hosts;
 mod intake;
 mod pressure;
 mod program;

@@ -11,6 +11,7 @@ pub mod conditions;
 pub mod dsse;
 pub mod encoding;
 pub mod figures;
+pub mod hosts;
 pub mod ids;
 pub mod mqtt;
 pub mod orders;

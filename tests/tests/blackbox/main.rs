@@ -9,6 +9,7 @@ mod failover;
 mod flood;
 mod gateway;
 mod hosts;
+mod hosts_fleet;
 mod hosts_kill;
 mod lifecycle;
 mod names;

@@ -4,6 +4,7 @@ pub mod audit;
 pub mod certificate;
 pub mod claim;
 pub mod device;
+pub mod host_override;
 pub mod operator;
 pub mod order;
 pub mod reconciliation;
